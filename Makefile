@@ -1,0 +1,41 @@
+# `make demo` and `make test` each do all the set-up they need on a fresh machine: a virtual environment in .venv, with the
+# versions of constraints.txt. torch comes first and pinned, which makes it the small CPU build.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# nothing below may need a network after installation
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test check bench clean
+
+$(VENV)/python.stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0 setuptools wheel
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml
+	$(PIP) --no-build-isolation -e '.[demo]'
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(PIP) --no-build-isolation -e '.[test]'
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/hf-slug demo
+
+test: $(VENV)/test.stamp check
+	$(BIN)/python -m pytest -n 2
+	$(BIN)/python tests/peft_conformance/run.py
+
+check: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/zoo_concepts.py
+
+clean:
+	rm -rf $(VENV) hf-slug-demo build *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache
