@@ -1,0 +1,154 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The direction of the step: always one that ascends the forget loss (DESIGN: `W + λ·direction`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .data import Pairs
+from .gradients import Gradients
+from .inputs import image_batches, text_batch
+from .towers import TOWERS, Layer, embed, resolve_modules
+
+
+Direction = Literal["whitened", "gradient"]
+
+DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
+
+
+class _SecondMoment:
+    """Sums `x xᵀ` over the inputs of one Linear layer, in float32."""
+
+    def __init__(self, width: int, device: torch.device):
+        self.total = torch.zeros(width, width, device=device)
+        self.count = 0.0
+        self.token_weights: torch.Tensor | None = None  # (n, tokens); 0 for padding, else how often the row occurs
+
+    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows = inputs[0].detach().float()
+        if self.token_weights is None:
+            weights = torch.ones(rows.shape[:-1], device=rows.device)
+        elif rows.ndim == 3:
+            weights = self.token_weights
+        else:  # pooled: one row a text
+            weights = self.token_weights[:, 0]
+        rows, weights = rows.reshape(-1, rows.shape[-1]), weights.reshape(-1)
+        self.total += (rows * weights[:, None]).T @ rows
+        self.count += float(weights.sum())
+
+
+@torch.no_grad()
+def compute_input_moments(
+    model: nn.Module, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
+) -> dict[str, torch.Tensor]:
+    """
+    Computes the second moment `C = E[x xᵀ]` of the inputs of every Linear module of some layers, over the retain set.
+
+    Args:
+        model (`CLIPModel`): The model.
+        processor (`CLIPProcessor`): Its processor.
+        layers (`Sequence[Layer]`): The layers, best only those that will be searched.
+        pairs (`Pairs`): The retain set. Equal captions are run once and counted as often as they occur.
+        batch_size (`int`, *optional*, defaults to 64): Pairs per forward pass.
+
+    Returns:
+        `dict[str, torch.Tensor]`: (in_features, in_features) matrices in float32 by canonical module name.
+    """
+    moments: dict[str, dict[str, _SecondMoment]] = {tower: {} for tower in TOWERS}
+    handles = []
+    live = resolve_modules(model, [name for layer in layers for name in layer.modules])
+    try:
+        for layer in layers:
+            for name in layer.modules:
+                module = model.get_submodule(live[name])
+                if isinstance(module, nn.Linear):
+                    moments[layer.tower][name] = _SecondMoment(module.in_features, module.weight.device)
+                    handles.append(module.register_forward_pre_hook(moments[layer.tower][name]))
+        if moments["vision"]:
+            for _, batch in image_batches(model, processor, pairs, batch_size, "retain inputs"):
+                embed(model, "vision", batch)
+        if moments["text"]:
+            texts = list(dict.fromkeys(pairs.texts))
+            for start in range(0, len(texts), batch_size):
+                part = texts[start : start + batch_size]
+                batch = text_batch(model, processor, part)
+                often = torch.tensor([float(pairs.texts.count(text)) for text in part], device=model.device)
+                for moment in moments["text"].values():
+                    moment.token_weights = batch["attention_mask"].float() * often[:, None]
+                embed(model, "text", batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: m.total / m.count for tower in TOWERS for name, m in moments[tower].items()}
+
+
+def whiten(gradient: torch.Tensor, moment: torch.Tensor, epsilon: float = 0.03) -> torch.Tensor:
+    """
+    `G (C/mean(diag C) + εI)⁻¹`: turns the gradient of a Linear weight away from what the kept data feeds the layer.
+
+    The matrix is positive definite, so the result still ascends: `⟨G, whiten(G)⟩ > 0`.
+
+    Args:
+        gradient (`torch.Tensor`): G of shape (out_features, in_features).
+        moment (`torch.Tensor`): C of shape (in_features, in_features).
+        epsilon (`float`, *optional*, defaults to 0.03): Damping ε; larger is closer to the plain gradient.
+
+    Returns:
+        `torch.Tensor`: Shape and dtype of `gradient`; solved in float64.
+    """
+    relative = moment.double() / moment.diagonal().double().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    damped = relative + epsilon * torch.eye(len(moment), dtype=torch.float64, device=moment.device)
+    return torch.linalg.solve(damped, gradient.double().T).T.to(gradient.dtype).contiguous()
+
+
+def factorize(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The best approximation of a matrix by factors of a rank (Eckart-Young), balanced between the two.
+
+    Args:
+        matrix (`torch.Tensor`): Shape (out, in).
+        rank (`int`): Rank r; at most min(out, in) is used.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: (out, r) and (r, in) in float64, padded with zeros up to r.
+    """
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = values[:rank].sqrt()
+    up, down = left[:, :rank] * root, root[:, None] * right[:rank]
+    padding = rank - len(root)
+    return nn.functional.pad(up, (0, padding)), nn.functional.pad(down, (0, 0, 0, padding))
+
+
+def compute_directions(
+    gradients: Gradients,
+    layers: Sequence[Layer],
+    moments: Mapping[str, torch.Tensor] | None = None,
+    epsilon: float = 0.03,
+    rank: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    Computes the ascent direction of every module of some layers.
+
+    Args:
+        gradients (`dict[str, torch.Tensor]`): Gradients of the forget loss.
+        layers (`Sequence[Layer]`): The layers.
+        moments (`Mapping[str, torch.Tensor]`, *optional*):
+            What [`compute_input_moments`] returned, for the whitened direction; without, the gradient itself (the
+            paper's). A module without a moment (a norm) keeps its gradient.
+        epsilon (`float`, *optional*, defaults to 0.03): Damping of the whitening.
+        rank (`int`, *optional*): Keep only the strongest so many singular values of each matrix.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Directions in float32 by canonical module name.
+    """
+    moments = moments or {}
+    names = [name for layer in layers for name in layer.modules]
+    directions = {n: whiten(gradients[n], moments[n], epsilon) if n in moments else gradients[n] for n in names}
+    if rank is not None:
+        for name, direction in directions.items():
+            if direction.ndim == 2:
+                up, down = factorize(direction, rank)
+                directions[name] = (up @ down).to(direction.dtype)
+    return directions

@@ -1,0 +1,225 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Zero-shot classification over a list of names: the default evaluator, and the cheap one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import Pairs
+from ..inputs import embed_images, image_batches, text_batch
+from ..losses import normalize
+from ..names import DEFAULT_TEMPLATE, check_templates, label, say
+from ..replay import Recording, changed_weights, record_below, run_above
+from ..towers import Layer, embed
+
+
+Metrics = dict[str, float]
+_SMALL_LABEL_SPACE = 50  # below so many names, forgotten means FA@1
+
+
+class ZeroShotEvaluator:
+    """
+    Classifies images among names, as CLIP does: by the cosine with the mean embedding of each name's prompts.
+
+    Metrics, in [0, 1]: `fa1` and `fa5`, the share of forget images whose one or five best names include the concept;
+    `ta`, top-1 accuracy on the retain images, macro-averaged over names so that many objects don't outvote few faces; and
+    `ta_neighbors`, the same over the names that the text tower finds most like the concept. Scores that are not finite
+    count as not forgotten and not retained.
+
+    Args:
+        processor (`CLIPProcessor`): The model's processor.
+        forget (`Pairs`): Images of the concept (their texts are not read).
+        retain (`Pairs`): Images of the other names. Those of the concept itself, if any, are left out.
+        concept (`str`): The concept's name; added to the names if it is not among them.
+        names (`Sequence[str]`): What an image is classified among.
+        templates (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of {}"`): How a name is said.
+        k (`int`, *optional*): 1 or 5, which FA the search goes by. Defaults to 5, or 1 where there are under 50 names.
+        batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
+
+    Raises:
+        UnknownNameError: If a retain image's class is not among the names.
+    """
+
+    greater_is_better = False
+
+    def __init__(
+        self,
+        processor: Any,
+        forget: Pairs,
+        retain: Pairs,
+        concept: str,
+        names: Sequence[str],
+        templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+        k: int | None = None,
+        batch_size: int = 64,
+    ):
+        if k not in (None, 1, 5):
+            raise ValueError(f"Expected k (--fa-at) 1 or 5, found {k}.")
+        self.processor, self.batch_size = processor, batch_size
+        self.templates = check_templates(templates)
+        known = {name.casefold() for name in names}
+        self.names = [*names, *([] if concept.casefold() in known else [concept])]
+        self.concept = [name.casefold() for name in self.names].index(concept.casefold())
+        labels = label(retain, self.names, self.templates, "retain set")
+        kept = [i for i, own in enumerate(labels) if own != self.concept]
+        self.forget, self.retain = forget, retain.subset(kept)
+        self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.long)
+        self.primary_metric = f"fa{k or (1 if len(self.names) < _SMALL_LABEL_SPACE else 5)}"
+        self._prompts = [say(name, self.templates) for name in self.names]
+
+    def __call__(self, model: nn.Module) -> Metrics:
+        """Measures the model as it is."""
+        classes = self._classes(model, None)
+        forget = embed_images(model, self.processor, self.forget, self.batch_size, "forget accuracy")
+        retain = embed_images(model, self.processor, self.retain, self.batch_size, "retained accuracy")
+        return self.forgotten(forget, classes) | self.retained(retain, classes, self.neighbors(classes))
+
+    def prepare(self, model: nn.Module) -> "PreparedZeroShot":
+        """Embeds once, at the original weights, what a change of one layer can't change."""
+        return PreparedZeroShot(self, model)
+
+    def forgotten(self, images: torch.Tensor, classes: torch.Tensor) -> Metrics:
+        """Returns `fa1` and `fa5` of embedded forget images."""
+        scores = normalize(images) @ classes.T
+        if not torch.isfinite(scores).all():
+            return {"fa1": 1.0, "fa5": 1.0}
+        rank = (scores > scores[:, self.concept, None]).sum(1)
+        return {f"fa{k}": float((rank < k).double().mean()) for k in (1, 5)}
+
+    def retained(self, images: torch.Tensor, classes: torch.Tensor, neighbors: Sequence[int]) -> Metrics:
+        """Returns `ta` and `ta_neighbors` of embedded retain images."""
+        scores = normalize(images) @ classes.T
+        if not torch.isfinite(scores).all():
+            return {"ta": 0.0, "ta_neighbors": 0.0}
+        right = (scores.argmax(1).cpu() == self.labels).double()
+        by_name = {int(own): float(right[self.labels == own].mean()) for own in self.labels.unique()}
+        near = [by_name[own] for own in neighbors if own in by_name]
+        ta = sum(by_name.values()) / len(by_name)
+        return {"ta": ta, "ta_neighbors": sum(near) / len(near) if near else ta}
+
+    def neighbors(self, classes: torch.Tensor, count: int = 5) -> list[int]:
+        """Returns the names (their indices) most like the concept to the text tower."""
+        order = (classes @ classes[self.concept]).argsort(descending=True).tolist()
+        return [i for i in order if i != self.concept][:count]
+
+    def _classes(self, model: nn.Module, change: tuple[Layer, list[Recording]] | None) -> torch.Tensor:
+        """Embeds the names: (names, d), unit rows. With a changed text layer, only what lies above it is run."""
+        flat = [prompt for prompts in self._prompts for prompt in prompts]
+        if change is None:
+            with torch.no_grad():
+                said = torch.cat([embed(model, "text", batch) for batch in self._prompt_batches(model, flat)])
+        else:
+            said = torch.cat([run_above(model, change[0], recording) for recording in change[1]])
+        parts = normalize(said).split([len(prompts) for prompts in self._prompts])
+        return normalize(torch.stack([part.mean(0) for part in parts]))
+
+    def _prompt_batches(self, model: nn.Module, prompts: list[str]) -> list[dict[str, torch.Tensor]]:
+        return [text_batch(model, self.processor, prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
+
+    def record_classes(self, model: nn.Module, layer: Layer) -> list[Recording]:
+        """Records what lies below a text layer for the prompts of all names."""
+        flat = [prompt for prompts in self._prompts for prompt in prompts]
+        return [record_below(model, [layer], batch)[1][0] for batch in self._prompt_batches(model, flat)]
+
+
+class PreparedZeroShot:
+    """
+    A [`ZeroShotEvaluator`] for one model and many small changes: runs only what lies above the changed layer.
+
+    Args:
+        evaluator (`ZeroShotEvaluator`): The evaluator.
+        model (`CLIPModel`): The model, at its original weights.
+    """
+
+    def __init__(self, evaluator: ZeroShotEvaluator, model: nn.Module):
+        self.evaluator, self.model = evaluator, model
+        self.classes = evaluator._classes(model, None)
+        self.near = evaluator.neighbors(self.classes)
+        self._images: torch.Tensor | None = None
+
+    def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
+        """Returns a function from weights of `layer` to `fa1` and `fa5`, which is quick to call again and again."""
+        evaluator, model = self.evaluator, self.model
+        batches = image_batches(model, evaluator.processor, evaluator.forget, evaluator.batch_size)
+        if layer.tower == "vision":
+            recordings = [record_below(model, [layer], batch)[1][0] for _, batch in batches]
+
+            def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
+                with changed_weights(model, layer, weights):
+                    images = torch.cat([run_above(model, layer, recording) for recording in recordings])
+                return evaluator.forgotten(images, self.classes)
+
+        else:
+            if self._images is None:
+                self._images = embed_images(model, evaluator.processor, evaluator.forget, evaluator.batch_size)
+            images = self._images
+            prompts = evaluator.record_classes(model, layer)
+
+            def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
+                with changed_weights(model, layer, weights):
+                    classes = evaluator._classes(model, (layer, prompts))
+                return evaluator.forgotten(images, classes)
+
+        return measure
+
+    def retained(self, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]]) -> list[Metrics]:
+        """Measures `ta` and `ta_neighbors` of several changes, each alone, in one pass over the retain images."""
+        embedded = self._embed(self.evaluator.retain, changes, "retained accuracy")
+        return [self.evaluator.retained(*pair, self.near) for pair in embedded[1:]]
+
+    def compare(self, layer: Layer, weights: Mapping[str, torch.Tensor]) -> tuple[Metrics, Metrics, dict[str, Any]]:
+        """
+        Measures everything before and after one change.
+
+        Returns:
+            `tuple[dict, dict, dict]`: Metrics before, metrics after, and for a picture the mean cosine of the images of some
+            names with the texts of the same: `names`, `before` and `after` (lists of rows; the concept comes first).
+        """
+        evaluator, change = self.evaluator, [(layer, weights)]
+        forget = self._embed(evaluator.forget, change, "forget accuracy")
+        retain = self._embed(evaluator.retain, change, "retained accuracy")
+        metrics, cosines = [], []
+        shown = [own for own in self.near if bool((evaluator.labels == own).any())]
+        others = [int(own) for own in evaluator.labels.unique() if int(own) not in shown]
+        shown = [evaluator.concept, *(shown + others)[:9]]
+        for (gone, classes), (kept, _) in zip(forget, retain, strict=True):
+            metrics.append(evaluator.forgotten(gone, classes) | evaluator.retained(kept, classes, self.near))
+            parts = [gone if own == evaluator.concept else kept[evaluator.labels == own] for own in shown]
+            rows = torch.stack([(normalize(part) @ classes[shown].T).mean(0) for part in parts])
+            cosines.append(rows.nan_to_num().tolist())
+        picture = {"names": [evaluator.names[i] for i in shown], "before": cosines[0], "after": cosines[1]}
+        return metrics[0], metrics[1], picture
+
+    def _embed(
+        self, pairs: Pairs, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]], description: str
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Embeds images and names at the original weights and under each change, as (images, classes)."""
+        evaluator, model = self.evaluator, self.model
+        seeing = [i for i, (layer, _) in enumerate(changes) if layer.tower == "vision"]
+        original: list[torch.Tensor] = []
+        changed: dict[int, list[torch.Tensor]] = {i: [] for i in seeing}
+        # many steps of one layer share its recording
+        layers = list(dict.fromkeys(changes[i][0] for i in seeing))
+        for _, batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size, description):
+            if layers:
+                embeddings, recordings = record_below(model, layers, batch)
+            else:
+                with torch.no_grad():
+                    embeddings, recordings = embed(model, "vision", batch), []
+            original.append(embeddings)
+            for i in seeing:
+                layer, weights = changes[i]
+                with changed_weights(model, layer, weights):
+                    changed[i].append(run_above(model, layer, recordings[layers.index(layer)]))
+        images = torch.cat(original)
+        result = [(images, self.classes)]
+        for i, (layer, weights) in enumerate(changes):
+            if layer.tower == "vision":
+                result.append((torch.cat(changed[i]), self.classes))
+            else:
+                prompts = evaluator.record_classes(model, layer)
+                with changed_weights(model, layer, weights):
+                    result.append((images, evaluator._classes(model, (layer, prompts))))
+        return result

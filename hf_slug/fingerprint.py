@@ -1,0 +1,97 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The fingerprint of the weights a patch was computed from, so that it is not put on others of the same shape."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .errors import WrongBaseError
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SAMPLES = 32  # values kept for the one comparison that hashes can't make (bfloat16 against float16)
+
+
+def _digest(weight: torch.Tensor, dtype: str) -> str:
+    values = weight.detach().to("cpu", _DTYPES[dtype]).contiguous()
+    return hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _sample(weight: torch.Tensor) -> list[float]:
+    flat = weight.detach().flatten()
+    places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel())).long()
+    return [float(value) for value in flat[places.to(flat.device)].float().cpu()]
+
+
+def _name(dtype: torch.dtype) -> str:
+    # float64 bases are compared as float32, which every checkpoint is stored in at most
+    return next((name for name, known in _DTYPES.items() if known == dtype), "float32")
+
+
+def compute_fingerprint(weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """
+    Describes weights so that they can be recognised in any of the usual dtypes.
+
+    Args:
+        weights (`Mapping[str, torch.Tensor]`): Canonical module name to its weight.
+
+    Returns:
+        `dict`: For each name `shape`, `norm` (Frobenius), `dtype` it was read in, `sha256` per dtype, and a few values.
+    """
+    return {
+        name: {
+            "shape": list(weight.shape),
+            "norm": float(weight.detach().double().norm()),
+            "dtype": _name(weight.dtype),
+            "sha256": {dtype: _digest(weight, dtype) for dtype in _DTYPES},
+            "sample": _sample(weight),
+        }
+        for name, weight in weights.items()
+    }
+
+
+def _matches(weight: torch.Tensor, known: Mapping[str, Any]) -> bool:
+    made, live = known["dtype"], _name(weight.dtype)
+    if made == "float32" or made == live:
+        return _digest(weight, live) == known["sha256"][live]
+    if live == "float32":  # made on a rounded copy: round the same way
+        return _digest(weight, made) == known["sha256"][made]
+    # float16 against bfloat16: both were rounded from a common original, which neither can give back
+    sample, stored = torch.tensor(_sample(weight)), torch.tensor(known["sample"])
+    return torch.allclose(sample, stored, rtol=2**-7, atol=2**-14)
+
+
+def verify_fingerprint(
+    weights: Mapping[str, torch.Tensor], fingerprint: Mapping[str, Mapping[str, Any]], *, base_name: str | None = None
+) -> None:
+    """
+    Checks that weights are those a patch was computed from.
+
+    Weights that can't be read (quantised, on the meta device) are passed over.
+
+    Args:
+        weights (`Mapping[str, torch.Tensor]`): Canonical module name to the live weight.
+        fingerprint (`Mapping`): What [`compute_fingerprint`] returned for the patch's base.
+        base_name (`str`, *optional*): Name of the patch's base model, for the message.
+
+    Raises:
+        WrongBaseError: If a shape or a hash differs.
+    """
+    for name, weight in weights.items():
+        known = fingerprint.get(name)
+        if known is None or weight.is_meta or not weight.is_floating_point():
+            continue
+        if list(weight.shape) != list(known["shape"]):
+            found, expected = f"shape {tuple(weight.shape)}", f"shape {tuple(known['shape'])}"
+        elif not _matches(weight, known):
+            found = f"norm {float(weight.detach().double().norm()):.6g}, sha256 {_digest(weight, _name(weight.dtype))[:12]}…"
+            expected = f"norm {known['norm']:.6g}, sha256 {known['sha256'][_name(weight.dtype)][:12]}…"
+        else:
+            continue
+        raise WrongBaseError(
+            f"The patch was computed from {base_name or 'another base model'}, and {name}.weight of this model is another: found "
+            f"{found}; expected {expected}. A patch only fits the very weights it was computed from: load it on "
+            f"{base_name or 'its base model'} at the revision it names."
+        )

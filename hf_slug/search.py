@@ -1,0 +1,208 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The search for the step size of each layer, and the choice among layers (SLUG, section 3.3)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from .arithmetic import compose
+from .evaluation import Evaluator
+from .replay import changed_weights
+from .towers import Layer, layer_weights
+
+
+Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
+
+
+@dataclass
+class Trial:
+    """
+    One step of one layer.
+
+    Args:
+        layer (`Layer`): The layer.
+        step_size (`float`): λ; the delta is λ·direction.
+        relative_change (`float`): ‖λ·direction‖ / ‖W‖.
+        forgotten (`bool`): Whether the primary metric reached the target.
+        metrics (`dict[str, Any]`): What the evaluator said; `ta` only where it was measured.
+    """
+
+    layer: Layer
+    step_size: float
+    relative_change: float
+    forgotten: bool
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Search:
+    """
+    What a search found.
+
+    Args:
+        trials (`list[Trial]`): Everything tried, layer by layer, in the order tried.
+        chosen (`Trial`): The best of them.
+        succeeded (`bool`): Whether the chosen one reached the target. If no trial did, it is the one that came closest.
+    """
+
+    trials: list[Trial]
+    chosen: Trial
+    succeeded: bool
+
+
+def scale_delta(direction: torch.Tensor, step_size: float) -> torch.Tensor:
+    """`Δ = λ·direction`, rounded once to float32: what is searched is, to the bit, what is saved."""
+    return (direction.double() * step_size).float()
+
+
+def new_weights(
+    weights: Mapping[str, torch.Tensor], directions: Mapping[str, torch.Tensor], step_size: float
+) -> dict[str, torch.Tensor]:
+    """`W' = W + Δ` of every module of a layer, in the weights' own dtype."""
+    return {
+        name: compose(weight.detach(), {"step": scale_delta(directions[name], step_size)}, {"step": 1.0})
+        for name, weight in weights.items()
+    }
+
+
+def initial_step(weights: Mapping[str, torch.Tensor], directions: Mapping[str, torch.Tensor]) -> float:
+    """`λ₀ = ‖W‖ / (10·‖direction‖)`: a first step that moves the layer by a tenth of its norm, its parts taken jointly."""
+
+    def norm(tensors: Sequence[torch.Tensor]) -> float:
+        return math.sqrt(sum(float(tensor.detach().double().square().sum()) for tensor in tensors))
+
+    return norm(list(weights.values())) / (10 * norm([directions[name] for name in weights]))
+
+
+def search_layer(
+    layer: Layer,
+    weights: Mapping[str, torch.Tensor],
+    directions: Mapping[str, torch.Tensor],
+    measure: Measure,
+    is_forgotten: Callable[[dict[str, Any]], bool],
+    steps: int = 10,
+    tolerance: float = 1 / 16,
+) -> list[Trial]:
+    """
+    Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
+
+    Args:
+        layer (`Layer`): The layer.
+        weights (`Mapping[str, torch.Tensor]`): Its original weights.
+        directions (`Mapping[str, torch.Tensor]`): Its ascent directions.
+        measure (`Callable`): From new weights to metrics.
+        is_forgotten (`Callable`): From metrics to whether the target is reached.
+        steps (`int`, *optional*, defaults to 10): At most so many trials.
+        tolerance (`float`, *optional*, defaults to 1/16):
+            Bisection ends when the smallest forgetting step is known to this share of itself.
+
+    Returns:
+        `list[Trial]`: In the order tried.
+    """
+    trials: list[Trial] = []
+    first = step = initial_step(weights, directions)
+    low, high = 0.0, math.inf
+    for _ in range(steps):
+        changed = new_weights(weights, directions, step)
+        if not all(bool(torch.isfinite(weight).all()) for weight in changed.values()):
+            break  # beyond what the dtype can hold
+        metrics = measure(changed)
+        forgotten = is_forgotten(metrics)
+        trials.append(Trial(layer, step, 0.1 * step / first, forgotten, metrics))
+        low, high = (low, step) if forgotten else (step, high)
+        if high - low <= tolerance * high < math.inf:
+            break
+        step = step * 2 if high == math.inf else (low + high) / 2
+    return trials
+
+
+def search(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    directions: Mapping[str, torch.Tensor],
+    evaluator: Evaluator,
+    steps: int = 10,
+    target: float | None = None,
+    full_trajectory: bool = False,
+) -> Search:
+    """
+    Searches every layer, and chooses the one that keeps most.
+
+    Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal the
+    smallest change relative to the weight.
+
+    Args:
+        model (`CLIPModel`): The model; unchanged by this.
+        layers (`Sequence[Layer]`): The layers of the front.
+        directions (`Mapping[str, torch.Tensor]`): Ascent directions by canonical module name.
+        evaluator ([`Evaluator`]):
+            Anything with `primary_metric` and `greater_is_better`. One that has `prepare`, as [`ZeroShotEvaluator`] has, runs
+            only what lies above the changed layer, and the retained accuracy once a layer.
+        steps (`int`, *optional*, defaults to 10): Trials per layer.
+        target (`float`, *optional*):
+            Forgotten means a primary metric at or below this, or at or above where greater is better. Defaults to 0 and 1.
+        full_trajectory (`bool`, *optional*, defaults to `False`): Measure the retained accuracy at every step.
+
+    Returns:
+        [`Search`]: All trials and the chosen one.
+
+    Raises:
+        ValueError: If there is no layer, no step, or the evaluator does not return its primary metric.
+    """
+    if not layers:
+        raise ValueError("No layer to search: the forget loss does not depend on any candidate.")
+    if steps < 1:
+        raise ValueError(f"Expected at least one step, found {steps}.")
+    goal = target if target is not None else float(evaluator.greater_is_better)
+    key = evaluator.primary_metric
+
+    def is_forgotten(metrics: dict[str, Any]) -> bool:
+        return metrics[key] >= goal if evaluator.greater_is_better else metrics[key] <= goal
+
+    def call(layer: Layer) -> Measure:
+        def measure(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+            with changed_weights(model, layer, weights):
+                result = evaluator(model)
+            metrics = dict(result) if isinstance(result, Mapping) else {key: float(result)}
+            if key not in metrics:
+                raise ValueError(
+                    f"The evaluator's primary_metric is {key!r}, and it returned only {', '.join(map(repr, metrics))}."
+                )
+            return metrics
+
+        return measure
+
+    prepared = evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
+    by_layer: list[list[Trial]] = []
+    for layer in logging.tqdm(layers, desc="search", leave=False):
+        measure = prepared.probe(layer) if prepared is not None else call(layer)
+        trials = search_layer(layer, layer_weights(model, layer), directions, measure, is_forgotten, steps)
+        if trials:
+            by_layer.append(trials)
+    if not by_layer:
+        raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
+
+    def closeness(trial: Trial) -> float:
+        return trial.metrics[key] * (-1 if evaluator.greater_is_better else 1)
+
+    best = []
+    for trials in by_layer:
+        done = [trial for trial in trials if trial.forgotten]
+        best.append(min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size)))
+    if prepared is not None:
+        wanted = [trial for trials in by_layer for trial in trials] if full_trajectory else best
+        changes = [
+            (t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in wanted
+        ]
+        for trial, metrics in zip(wanted, prepared.retained(changes), strict=True):
+            trial.metrics |= metrics
+    forgetting = [trial for trial in best if trial.forgotten]
+    closest = min(closeness(trial) for trial in best)
+    pool = forgetting or [trial for trial in best if closeness(trial) == closest]
+    chosen = min(pool, key=lambda trial: (-trial.metrics.get("ta", 0.0), trial.relative_change))
+    return Search([trial for trials in by_layer for trial in trials], chosen, bool(forgetting))

@@ -1,0 +1,214 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Towers and their layers: canonical names, where they live in a model, and which of them may be changed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from .errors import UnsupportedModelError
+
+
+Tower = Literal["vision", "text"]
+Granularity = Literal["matrix", "attention", "block"]
+
+TOWERS: tuple[Tower, ...] = ("vision", "text")
+GRANULARITIES: tuple[Granularity, ...] = ("matrix", "attention", "block")
+PROJECTION: dict[Tower, str] = {"vision": "visual_projection", "text": "text_projection"}
+# What tells a tower apart from anything else that has an encoder, in every version of transformers.
+_LANDMARK: dict[Tower, str] = {"vision": "patch_embedding", "text": "token_embedding"}
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_MLP = ("mlp.fc1", "mlp.fc2")
+# The matrices of one encoder block, grouped by granularity, in the order in which they run.
+_GROUPS: dict[Granularity, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "matrix": tuple((name, (name,)) for name in (*_QKV, "self_attn.out_proj", *_MLP)),
+    "attention": (
+        ("self_attn.qkv", _QKV),
+        *((name, (name,)) for name in ("self_attn.out_proj", *_MLP)),
+    ),
+    "block": (("self_attn.qkv", _QKV), ("self_attn.out_proj", ("self_attn.out_proj",)), ("mlp", _MLP)),
+}
+_NORMS = ("layer_norm1", "layer_norm2")
+_TOWER_NORMS: dict[Tower, str] = {"vision": "post_layernorm", "text": "final_layer_norm"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """
+    The unit of the update: one weight matrix, or a few that are scored and scaled jointly.
+
+    Args:
+        name (`str`): Canonical name, e.g. `"text_model.encoder.layers.3.mlp.fc1"`; a group ends in `.qkv` or `.mlp`.
+        modules (`tuple[str, ...]`): Canonical names of the modules whose `weight` changes, in the order they run.
+        tower (`str`): `"vision"` or `"text"`.
+        block (`int`): Index of the encoder block; the number of blocks for what comes after the last one.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    tower: Tower
+    block: int
+
+
+def plain_name(name: str) -> str:
+    """Strips what wrappers add to a module's path: `torch.compile`'s `_orig_mod` and a PEFT layer's `base_layer`."""
+    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "base_layer"))
+
+
+def find_tower_roots(model: nn.Module) -> dict[Tower, list[str]]:
+    """
+    Finds CLIP encoders by looking at the live modules, so that it works whatever a version of transformers calls them.
+
+    Returns:
+        `dict[str, list[str]]`: For each tower the module paths (`""` is the model itself) of its roots: modules with an
+        `encoder` of `layers` and CLIP's own `embeddings`.
+    """
+    roots: dict[Tower, dict[int, str]] = {tower: {} for tower in TOWERS}
+    for path, module in model.named_modules():
+        embeddings, encoder = getattr(module, "embeddings", None), getattr(module, "encoder", None)
+        if not isinstance(getattr(encoder, "layers", None), nn.ModuleList):
+            continue
+        block = encoder.layers[0] if len(encoder.layers) else None
+        if not all(hasattr(getattr(block, "self_attn", None), part) for part in ("q_proj", "out_proj")):
+            continue
+        for tower in TOWERS:
+            if hasattr(embeddings, _LANDMARK[tower]):
+                # wrappers answer for what they wrap; the innermost path of one and the same encoder is its root
+                roots[tower][id(encoder)] = path
+    return {tower: list(paths.values()) for tower, paths in roots.items()}
+
+
+def resolve_modules(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """
+    Resolves canonical CLIPModel names to the live modules of a model.
+
+    Args:
+        model (`nn.Module`): A `CLIPModel`, a model of one of its towers, or either of them wrapped by PEFT or compiled.
+        names (`Iterable[str]`): Canonical names, e.g. `"vision_model.encoder.layers.2.mlp.fc1"` or `"text_projection"`.
+
+    Returns:
+        `dict[str, str]`: Canonical name to live path. Names that are not canonical or not found are absent.
+
+    Raises:
+        UnsupportedModelError: If the model holds several encoders of that kind, so that the name is ambiguous.
+    """
+    # PEFT expects the path of its own wrapper, a compiled module is entered
+    live = {plain_name(path): path for path, _ in model.named_modules() if not path.endswith("base_layer")}
+    roots = find_tower_roots(model)
+    resolved = {}
+    for name in names:
+        for tower in TOWERS:
+            is_projection = name == PROJECTION[tower]
+            if not (is_projection or name.startswith(f"{tower}_model.")) or not roots[tower]:
+                continue
+            if len(roots[tower]) > 1:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} holds {len(roots[tower])} {tower} towers ({', '.join(roots[tower])}), so "
+                    f"{name!r} is ambiguous. Pass the encoder that the patch is for instead of the whole model."
+                )
+            root = plain_name(roots[tower][0])
+            if is_projection:  # a child of whatever holds the tower
+                parents = [root.rpartition(".")[0], root.rpartition(".")[0].rpartition(".")[0], root]
+                places = [f"{parent}.{name}".lstrip(".") for parent in parents]
+            else:
+                places = [f"{root}.{name.removeprefix(f'{tower}_model.')}".lstrip(".")]
+            found = next((live[place] for place in places if place in live), None)
+            if found is not None:
+                resolved[name] = found
+    return resolved
+
+
+def check_clip_model(model: nn.Module) -> None:
+    """
+    Checks that gradients for a CLIP objective can be taken from a model.
+
+    Raises:
+        UnsupportedModelError: If it is not a `CLIPModel`, carries PEFT adapters, or its weights are quantised.
+    """
+    roots = find_tower_roots(model)
+    needed = ("get_image_features", "get_text_features", "logit_scale")
+    if any(len(roots[tower]) != 1 for tower in TOWERS) or not all(hasattr(model, name) for name in needed):
+        raise UnsupportedModelError(
+            f"Expected a transformers CLIPModel (an image and a text encoder with projections and a temperature), found "
+            f"{type(model).__name__}. Load the checkpoint with `CLIPModel.from_pretrained(...)`."
+        )
+    wrapped = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    if wrapped:
+        raise UnsupportedModelError(
+            f"The model carries adapters (at {wrapped[0]} and {len(wrapped) - 1} other modules), so a gradient would not be "
+            f"that of its base. Call `merge_and_unload()` or `unload()` on it first."
+        )
+    for layer in candidate_layers(model):
+        for name in layer.modules:
+            weight = model.get_submodule(name).weight
+            if not weight.is_floating_point() or weight.is_meta:
+                state = "on the meta device" if weight.is_meta else f"quantised ({weight.dtype})"
+                raise UnsupportedModelError(f"{name}.weight is {state}. Load the model in float32, bfloat16 or float16.")
+
+
+def candidate_layers(
+    model: nn.Module,
+    tower: Literal["vision", "text", "both"] = "both",
+    granularity: Granularity = "matrix",
+    norms: bool = False,
+) -> list[Layer]:
+    """
+    Lists the layers of a `CLIPModel` that may be changed: its live weight matrices.
+
+    Biases, embeddings, positions and the temperature are never candidates; norms only if asked for.
+
+    Args:
+        model (`CLIPModel`): The model.
+        tower (`str`, *optional*, defaults to `"both"`): `"vision"`, `"text"` or `"both"`.
+        granularity (`str`, *optional*, defaults to `"matrix"`):
+            `"matrix"` (each weight alone), `"attention"` (q/k/v as one) or `"block"` (q/k/v as one, fc1/fc2 as one).
+        norms (`bool`, *optional*, defaults to `False`): Also the weights of the layer norms.
+
+    Returns:
+        `list[Layer]`: In the order in which they run, vision first.
+    """
+    if tower not in (*TOWERS, "both"):
+        raise ValueError(f"Unknown tower {tower!r}. Expected 'vision', 'text' or 'both'.")
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"Unknown granularity {granularity!r}. Expected one of {', '.join(GRANULARITIES)}.")
+    layers = []
+    for side in TOWERS if tower == "both" else (tower,):
+        root = f"{side}_model"
+        blocks = len(model.get_submodule(resolve_modules(model, [f"{root}.encoder"])[f"{root}.encoder"]).layers)
+        for block in range(blocks):
+            prefix = f"{root}.encoder.layers.{block}"
+            groups = [*_GROUPS[granularity], *(((name, (name,)) for name in _NORMS) if norms else ())]
+            for name, parts in groups:
+                layers.append(Layer(f"{prefix}.{name}", tuple(f"{prefix}.{part}" for part in parts), side, block))
+        last = [PROJECTION[side]] if not norms else [f"{root}.{_TOWER_NORMS[side]}", PROJECTION[side]]
+        layers += [Layer(name, (name,), side, blocks) for name in last]
+    return layers
+
+
+def layer_weights(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
+    """Returns the live weights of a layer by canonical module name."""
+    live = resolve_modules(model, layer.modules)
+    missing = [name for name in layer.modules if name not in live]
+    if missing:
+        raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(missing)}.")
+    return {name: model.get_submodule(live[name]).weight for name in layer.modules}
+
+
+def tower_inputs(tower: Tower, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Selects what a tower reads from a processor's batch."""
+    keys = ("pixel_values",) if tower == "vision" else ("input_ids", "attention_mask")
+    return {key: batch[key] for key in keys if key in batch}
+
+
+def embed(model: nn.Module, tower: Tower, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """
+    Embeds a batch with one tower.
+
+    Returns:
+        `torch.Tensor`: Unnormalised projections of shape (batch, projection_dim), in the model's dtype.
+    """
+    run = model.get_image_features if tower == "vision" else model.get_text_features
+    features = run(**tower_inputs(tower, batch))
+    return features if isinstance(features, torch.Tensor) else features.pooler_output  # a tensor before transformers 5

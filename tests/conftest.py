@@ -1,0 +1,78 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may depend on a network
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+
+from hf_slug import zoo
+from hf_slug.data import Pairs, load_pairs
+
+
+torch.set_num_threads(1)  # the suite runs one process a core
+
+NAMES = ["zero", "one", "two", "three", "four"]
+
+
+def make_clip(seed: int = 0, dtype: torch.dtype = torch.float32) -> CLIPModel:
+    """A random CLIPModel of three blocks a tower that understands the zoo's processor."""
+    torch.manual_seed(seed)
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tokens = {"vocab_size": 644, "max_position_embeddings": 16, "bos_token_id": 642, "eos_token_id": 643}
+    config = CLIPConfig(
+        text_config={**tower, **tokens, "pad_token_id": 643, "projection_dim": 12},
+        vision_config={**tower, "image_size": 32, "patch_size": 16, "projection_dim": 12},
+        projection_dim=12,
+    )
+    model = CLIPModel(config)
+    with torch.no_grad():  # the default initialisation is too small for the towers to tell anything apart
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture
+def tiny() -> CLIPModel:
+    return make_clip()
+
+
+@pytest.fixture(scope="session")
+def processor() -> CLIPProcessor:
+    return zoo.load_clip()[1]
+
+
+@pytest.fixture
+def zoo_clip() -> CLIPModel:
+    return zoo.load_clip()[0]
+
+
+def noise_rows(count: int, seed: int = 0, names: list[str] | None = None) -> list[dict]:
+    """Rows with random pictures, their names by turns."""
+    generator = np.random.default_rng(seed)
+    names = names or NAMES
+    rows = []
+    for i in range(count):
+        image = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        rows.append({"image": image, "text": f"a photo of {names[i % len(names)]}", "name": names[i % len(names)]})
+    return rows
+
+
+def noise_pairs(count: int, seed: int = 0, names: list[str] | None = None) -> Pairs:
+    return load_pairs(noise_rows(count, seed, names))
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
