@@ -1,0 +1,164 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import pytest
+import torch
+from conftest import assert_same, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_slug.evaluation import Evaluator
+from hf_slug.search import initial_step, new_weights, search, search_layer
+from hf_slug.towers import candidate_layers
+
+
+LAYER = candidate_layers.__name__  # a layer is only a label here
+
+
+def run(threshold, steps=10, tolerance=1 / 16):
+    """Searches a layer that forgets from a step of `threshold` on; λ₀ is 1."""
+    weights, directions = {"w": torch.full((10, 10), 1.0)}, {"w": torch.full((10, 10), 0.1)}
+    assert initial_step(weights, directions) == pytest.approx(1.0)
+    seen = []
+
+    def measure(changed):
+        step = float((changed["w"] - 1.0).mean() / 0.1)
+        seen.append(step)
+        return {"fa1": float(step < threshold)}
+
+    trials = search_layer(LAYER, weights, directions, measure, lambda m: m["fa1"] == 0, steps, tolerance)
+    assert [t.step_size for t in trials] == pytest.approx(seen, rel=1e-4)
+    return trials
+
+
+def test_it_doubles_from_a_tenth_of_the_norm_and_then_bisects():
+    steps = [trial.step_size for trial in run(5.0, tolerance=0)]
+    assert steps[:7] == pytest.approx([1, 2, 4, 8, 6, 5, 4.5])
+    assert len(steps) == 10
+
+
+def test_it_bisects_downwards_when_the_first_step_already_forgets():
+    assert [t.step_size for t in run(0.3, steps=4)] == pytest.approx([1, 0.5, 0.25, 0.375])
+
+
+@settings(deadline=None)
+@given(st.floats(0.05, 200))
+def test_the_smallest_forgetting_step_is_found_to_the_tolerance(threshold):
+    trials = run(threshold, steps=30)
+    smallest = min(t.step_size for t in trials if t.forgotten)
+    assert threshold * (1 - 1e-4) <= smallest <= threshold / (1 - 1 / 16) * (1 + 1e-4)
+    assert len(trials) < 20
+
+
+def test_it_never_takes_more_than_k_steps_and_says_when_it_fails():
+    trials = run(1e9, steps=6)
+    assert [t.step_size for t in trials] == pytest.approx([1, 2, 4, 8, 16, 32])
+    assert not any(t.forgotten for t in trials)
+    assert trials[-1].relative_change == pytest.approx(3.2)
+
+
+def test_a_step_that_overflows_the_dtype_ends_the_search():
+    weights, directions = {"w": torch.full((4,), 60000.0, dtype=torch.float16)}, {"w": torch.ones(4)}
+    trials = search_layer(LAYER, weights, directions, lambda w: {"fa1": 1.0}, lambda m: False, 10)
+    assert trials == []
+
+
+def test_parts_of_a_group_are_scaled_jointly():
+    weights = {"a": torch.full((3,), 4.0), "b": torch.full((4,), 1.0)}
+    directions = {"a": torch.full((3,), 1.0), "b": torch.full((4,), 3.0)}
+    expected = (3 * 16 + 4) ** 0.5 / (10 * (3 + 4 * 9) ** 0.5)
+    step = initial_step(weights, directions)
+    assert step == pytest.approx(expected)
+    changed = new_weights(weights, directions, step)
+    assert ((changed["a"] - 4) / 1).mean().item() == pytest.approx(((changed["b"] - 1) / 3).mean().item(), rel=1e-4)
+
+
+class Drift:
+    """A user's evaluator: how far a projection has moved from where it was."""
+
+    primary_metric = "kept"
+    greater_is_better = False
+
+    def __init__(self, model, name, ta=None, bare=False):
+        self.weight, self.name, self.calls, self.ta, self.bare = model.get_submodule(name).weight.detach().clone(), name, 0, ta, bare
+
+    def __call__(self, model):
+        self.calls += 1
+        moved = float((model.get_submodule(self.name).weight.detach() - self.weight).norm() / self.weight.norm())
+        kept = max(0.0, 1 - moved)
+        return kept if self.bare else {"kept": kept} | ({"ta": self.ta(moved)} if self.ta else {})
+
+
+class Gone(Drift):
+    """The same the other way round: greater is better."""
+
+    primary_metric = "gone"
+    greater_is_better = True
+
+    def __call__(self, model):
+        return {"gone": 1 - super().__call__(model)["kept"]}
+
+
+def directions_of(model, layers):
+    torch.manual_seed(0)
+    return {name: torch.randn_like(model.get_submodule(name).weight) for layer in layers for name in layer.modules}
+
+
+def test_any_evaluator_will_do(tiny):
+    layers = [layer for layer in candidate_layers(tiny) if layer.name in ("visual_projection", "text_projection")]
+    before = snapshot(tiny)
+    for evaluator in (
+        Drift(tiny, "visual_projection"),
+        Drift(tiny, "visual_projection", bare=True),
+        Gone(tiny, "visual_projection"),
+    ):
+        assert isinstance(evaluator, Evaluator)
+        found = search(tiny, layers, directions_of(tiny, layers), evaluator, target=0.5)
+        assert found.succeeded and found.chosen.layer.name == "visual_projection"
+        assert 0.5 <= found.chosen.relative_change <= 0.5 / (1 - 1 / 16) + 1e-3
+        assert evaluator.calls == len(found.trials)
+    assert_same(tiny, before)
+
+
+def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
+    layers = [layer for layer in candidate_layers(tiny) if layer.name in ("visual_projection", "text_projection")]
+
+    class Both:
+        primary_metric, greater_is_better = "fa1", False
+        originals = {name: tiny.get_submodule(name).weight.detach().clone() for name in ("visual_projection", "text_projection")}
+
+        def __call__(self, model):
+            moved = {n: float((model.get_submodule(n).weight.detach() - w).norm()) for n, w in self.originals.items()}
+            return {"fa1": 0.0, "ta": 0.9 if moved["text_projection"] > 0 else 0.5}
+
+    found = search(tiny, layers, directions_of(tiny, layers), Both(), steps=3)
+    assert found.chosen.layer.name == "text_projection"
+    assert found.chosen.step_size == min(t.step_size for t in found.trials if t.layer.name == "text_projection")
+
+
+def test_failure_is_said_and_the_closest_trial_returned(tiny):
+    layers = candidate_layers(tiny, "vision")[-1:]
+    found = search(tiny, layers, directions_of(tiny, layers), Drift(tiny, "visual_projection"), steps=2, target=0.1)
+    assert not found.succeeded and not found.chosen.forgotten
+    assert found.chosen.metrics["kept"] == min(t.metrics["kept"] for t in found.trials)
+
+
+def test_an_evaluator_that_fails_or_lies_leaves_the_model_as_it_was(tiny):
+    layers = candidate_layers(tiny, "vision")[-1:]
+    before = snapshot(tiny)
+
+    class Broken:
+        primary_metric, greater_is_better = "fa1", False
+
+        def __call__(self, model):
+            raise RuntimeError("out of memory")
+
+    class Liar(Broken):
+        def __call__(self, model):
+            return {"accuracy": 1.0}
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        search(tiny, layers, directions_of(tiny, layers), Broken())
+    with pytest.raises(ValueError, match="primary_metric is 'fa1'.*'accuracy'"):
+        search(tiny, layers, directions_of(tiny, layers), Liar())
+    with pytest.raises(ValueError, match="No layer"):
+        search(tiny, [], {}, Broken())
+    assert_same(tiny, before)
