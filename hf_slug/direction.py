@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .data import Pairs
 from .gradients import Gradients
@@ -41,7 +42,7 @@ class _SecondMoment:
 
 @torch.no_grad()
 def compute_input_moments(
-    model: nn.Module, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
+    model: PreTrainedModel, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
 ) -> dict[str, torch.Tensor]:
     """
     Computes the second moment `C = E[x xᵀ]` of the inputs of every Linear module of some layers, over the retain set.

@@ -6,7 +6,9 @@ class MissingDependencyError(ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, *, extra: str, purpose: str):
-        super().__init__(f"{package} is needed for {purpose} and is not installed. Run `pip install hf-slug[{extra}]`.")
+        super().__init__(
+            f"{package} is needed for {purpose} and is not installed. Run `pip install hf-slug[{extra}]`."
+        )
 
 
 class UnsupportedModelError(ValueError):

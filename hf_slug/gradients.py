@@ -3,9 +3,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from .data import Pairs
 from .errors import GradientError
@@ -82,7 +83,7 @@ def _weights_by_tower(model: torch.nn.Module, layers: Sequence[Layer]) -> dict[T
 
 
 def compute_forget_gradients(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     processor: Any,
     layers: Sequence[Layer],
     pairs: Pairs,
@@ -132,7 +133,9 @@ def compute_forget_gradients(
         result |= mean.mean
     if "text" in weights:
         seen = normalize(
-            torch.cat(images) if "vision" in weights else embed_images(model, processor, pairs, batch_size, description)
+            torch.cat(images)
+            if "vision" in weights
+            else embed_images(model, processor, pairs, batch_size, description)
         )
         pull = torch.zeros(len(texts), seen.shape[1], dtype=seen.dtype, device=seen.device)
         for column in against.T.to(seen.device):
@@ -147,7 +150,7 @@ def compute_forget_gradients(
 
 
 def compute_retain_gradients(
-    model: torch.nn.Module, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
+    model: PreTrainedModel, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
 ) -> Gradients:
     """
     Computes the gradient of CLIP's contrastive loss on the retain set for every candidate layer.
@@ -183,5 +186,5 @@ def compute_retain_gradients(
                 said = embed(model, "text", text_batch(model, processor, unique))[rows]
             else:
                 said = captions[start : start + batch_size]
-            mean.add(retain_loss(seen, said, model.logit_scale), len(seen) / len(pairs))
+            mean.add(retain_loss(seen, said, cast(torch.Tensor, model.logit_scale)), len(seen) / len(pairs))
     return mean.mean

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .data import Pairs
@@ -16,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 
 def image_batches(
-    model: torch.nn.Module, processor: Any, pairs: Pairs, batch_size: int, description: str | None = None
+    model: PreTrainedModel, processor: Any, pairs: Pairs, batch_size: int, description: str | None = None
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     """
     Preprocesses the images of pairs, in the order given.
@@ -32,7 +33,7 @@ def image_batches(
         yield start, {"pixel_values": pixels.to(model.device, model.dtype)}
 
 
-def text_batch(model: torch.nn.Module, processor: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+def text_batch(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
     """
     Tokenizes texts at their own length: behind a causal mask, padding changes nothing.
 
@@ -44,13 +45,13 @@ def text_batch(model: torch.nn.Module, processor: Any, texts: Sequence[str]) -> 
     return {key: tokens[key].to(model.device) for key in ("input_ids", "attention_mask")}
 
 
-def _too_long(model: torch.nn.Module, processor: Any, texts: Sequence[str]) -> list[tuple[str, int]]:
+def _too_long(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> list[tuple[str, int]]:
     limit = model.config.text_config.max_position_embeddings
     lengths = [len(ids) for ids in processor.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
     return [(text, length) for text, length in zip(texts, lengths, strict=True) if length > limit]
 
 
-def check_prompts(model: torch.nn.Module, processor: Any, prompts: Sequence[str]) -> None:
+def check_prompts(model: PreTrainedModel, processor: Any, prompts: Sequence[str]) -> None:
     """
     Checks that prompts fit into the text tower.
 
@@ -65,7 +66,7 @@ def check_prompts(model: torch.nn.Module, processor: Any, prompts: Sequence[str]
         )
 
 
-def warn_of_truncation(model: torch.nn.Module, processor: Any, texts: Sequence[str], what: str) -> int:
+def warn_of_truncation(model: PreTrainedModel, processor: Any, texts: Sequence[str], what: str) -> int:
     """Warns how many captions will be truncated, and returns the number."""
     long = _too_long(model, processor, list(dict.fromkeys(texts)))
     if long:
@@ -79,7 +80,7 @@ def warn_of_truncation(model: torch.nn.Module, processor: Any, texts: Sequence[s
 
 @torch.no_grad()
 def embed_images(
-    model: torch.nn.Module, processor: Any, pairs: Pairs, batch_size: int, description: str | None = None
+    model: PreTrainedModel, processor: Any, pairs: Pairs, batch_size: int, description: str | None = None
 ) -> torch.Tensor:
     """Embeds the images of pairs without gradients: (n, d), unnormalised, in the model's dtype."""
     batches = image_batches(model, processor, pairs, batch_size, description)
@@ -87,7 +88,7 @@ def embed_images(
 
 
 @torch.no_grad()
-def embed_texts(model: torch.nn.Module, processor: Any, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+def embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
     """Embeds texts without gradients, each different one once: (n, d), unnormalised, in the model's dtype."""
     unique = list(dict.fromkeys(texts))
     parts = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]

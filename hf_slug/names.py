@@ -19,7 +19,9 @@ def check_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates or any(template.count("{}") != 1 for template in templates):
-        raise ValueError(f"Expected templates with exactly one {{}} for the name, such as 'a photo of {{}}'; found {templates}.")
+        raise ValueError(
+            f"Expected templates with exactly one {{}} for the name, such as 'a photo of {{}}'; found {templates}."
+        )
     return templates
 
 
@@ -34,7 +36,11 @@ def name_in(text: str, templates: Sequence[str]) -> str | None:
 
 def say(name: str, templates: Sequence[str]) -> list[str]:
     """Makes the prompts of a name: one a template, or the name alone if it is itself what a template makes."""
-    return [name] if name_in(name, [t for t in templates if t != "{}"]) is not None else [t.format(name) for t in templates]
+    return (
+        [name]
+        if name_in(name, [t for t in templates if t != "{}"]) is not None
+        else [t.format(name) for t in templates]
+    )
 
 
 def name_of(pair: Pair, templates: Sequence[str]) -> str:
@@ -42,9 +48,14 @@ def name_of(pair: Pair, templates: Sequence[str]) -> str:
     return pair.name or name_in(pair.text, templates) or pair.text
 
 
-def collect_names(parts: Sequence[Pairs], templates: Sequence[str]) -> list[str]:
-    """Collects the classes of pairs, sorted, each once."""
-    return sorted({name_of(pair, templates) for pairs in parts for pair in pairs})
+def collect_names(parts: Sequence[Pairs], templates: Sequence[str]) -> dict[str, list[str]]:
+    """Collects the classes of pairs, sorted, with their prompts; a class that is a whole text is its own prompt."""
+    found: dict[str, list[str]] = {}
+    for pair in (pair for pairs in parts for pair in pairs):
+        name = name_of(pair, templates)
+        is_text = pair.name is None and name == pair.text
+        found.setdefault(name, [name] if is_text else say(name, templates))
+    return dict(sorted(found.items()))
 
 
 def label(pairs: Pairs, names: Sequence[str], templates: Sequence[str], what: str) -> list[int]:
@@ -55,7 +66,8 @@ def label(pairs: Pairs, names: Sequence[str], templates: Sequence[str], what: st
         UnknownNameError: If a pair's class is not among the names.
     """
     index = {name.casefold(): i for i, name in enumerate(names)}
-    labels, unknown = [], {}
+    labels: list[int] = []
+    unknown: dict[str, int] = {}
     for pair in pairs:
         name = name_of(pair, templates)
         labels.append(index.get(name.casefold(), -1))

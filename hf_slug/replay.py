@@ -130,7 +130,7 @@ def record_below(
             keep_input(block, recording, "block")
             note_tuples(block, recording)
             if parts.skips_attention:
-                keep_output(block.self_attn, recording, "attention")
+                keep_output(block.get_submodule("self_attn"), recording, "attention")
             if parts.inner is not None:
                 keep_input(getattr(getattr(block, parts.inner), parts.inner_name), recording, "inner")
         return embed(model, layers[0].tower, batch), recordings
@@ -168,15 +168,16 @@ def run_above(model: nn.Module, layer: Layer, recording: Recording) -> torch.Ten
             play(parts.embeddings, lambda *_, **__: kept["block"])
             if parts.before_blocks is not None:
                 play(parts.before_blocks, lambda hidden: hidden)
-            for block in parts.blocks[: layer.block]:
-                play(block, passing)
-            block = parts.blocks[layer.block] if layer.block < len(parts.blocks) else None
+            for below in parts.blocks[: layer.block]:
+                play(below, passing)
+            # for the tower's last norm any block will do: it has no parts to play
+            block = parts.blocks[min(layer.block, len(parts.blocks) - 1)]
             if parts.skips_attention:
-                play(block.self_attn, lambda *_, **__: (kept["attention"], None))
+                play(block.get_submodule("self_attn"), lambda *_, **__: (kept["attention"], None))
             if parts.inner is not None:
                 inner = getattr(getattr(block, parts.inner), parts.inner_name)
                 if parts.inner == "self_attn":
-                    play(block.self_attn, lambda *_, **__: (inner(kept["inner"]), None))
+                    play(block.get_submodule("self_attn"), lambda *_, **__: (inner(kept["inner"]), None))
                 else:
-                    play(block.mlp, lambda *_, **__: inner(kept["inner"]))
+                    play(block.get_submodule("mlp"), lambda *_, **__: inner(kept["inner"]))
         return embed(model, layer.tower, recording.inputs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .arithmetic import compose
@@ -122,7 +122,7 @@ def search_layer(
 
 
 def search(
-    model: nn.Module,
+    model: PreTrainedModel,
     layers: Sequence[Layer],
     directions: Mapping[str, torch.Tensor],
     evaluator: Evaluator,
@@ -193,12 +193,12 @@ def search(
     best = []
     for trials in by_layer:
         done = [trial for trial in trials if trial.forgotten]
-        best.append(min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size)))
+        best.append(
+            min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size))
+        )
     if prepared is not None:
         wanted = [trial for trials in by_layer for trial in trials] if full_trajectory else best
-        changes = [
-            (t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in wanted
-        ]
+        changes = [(t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in wanted]
         for trial, metrics in zip(wanted, prepared.retained(changes), strict=True):
             trial.metrics |= metrics
     forgetting = [trial for trial in best if trial.forgotten]

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -68,9 +68,10 @@ def find_tower_roots(model: nn.Module) -> dict[Tower, list[str]]:
     roots: dict[Tower, dict[int, str]] = {tower: {} for tower in TOWERS}
     for path, module in model.named_modules():
         embeddings, encoder = getattr(module, "embeddings", None), getattr(module, "encoder", None)
-        if not isinstance(getattr(encoder, "layers", None), nn.ModuleList):
+        blocks = getattr(encoder, "layers", None)
+        if not isinstance(blocks, nn.ModuleList):
             continue
-        block = encoder.layers[0] if len(encoder.layers) else None
+        block = blocks[0] if len(blocks) else None
         if not all(hasattr(getattr(block, "self_attn", None), part) for part in ("q_proj", "out_proj")):
             continue
         for tower in TOWERS:
@@ -142,10 +143,12 @@ def check_clip_model(model: nn.Module) -> None:
         )
     for layer in candidate_layers(model):
         for name in layer.modules:
-            weight = model.get_submodule(name).weight
+            weight = layer_weights(model, layer)[name]
             if not weight.is_floating_point() or weight.is_meta:
                 state = "on the meta device" if weight.is_meta else f"quantised ({weight.dtype})"
-                raise UnsupportedModelError(f"{name}.weight is {state}. Load the model in float32, bfloat16 or float16.")
+                raise UnsupportedModelError(
+                    f"{name}.weight is {state}. Load the model in float32, bfloat16 or float16."
+                )
 
 
 def candidate_layers(
@@ -176,7 +179,8 @@ def candidate_layers(
     layers = []
     for side in TOWERS if tower == "both" else (tower,):
         root = f"{side}_model"
-        blocks = len(model.get_submodule(resolve_modules(model, [f"{root}.encoder"])[f"{root}.encoder"]).layers)
+        stack = f"{root}.encoder.layers"
+        blocks = len(list(model.get_submodule(resolve_modules(model, [stack])[stack]).children()))
         for block in range(blocks):
             prefix = f"{root}.encoder.layers.{block}"
             groups = [*_GROUPS[granularity], *(((name, (name,)) for name in _NORMS) if norms else ())]
@@ -193,7 +197,7 @@ def layer_weights(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
     missing = [name for name in layer.modules if name not in live]
     if missing:
         raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(missing)}.")
-    return {name: model.get_submodule(live[name]).weight for name in layer.modules}
+    return {name: cast(nn.Parameter, model.get_submodule(live[name]).weight) for name in layer.modules}
 
 
 def tower_inputs(tower: Tower, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -209,6 +213,6 @@ def embed(model: nn.Module, tower: Tower, batch: dict[str, torch.Tensor]) -> tor
     Returns:
         `torch.Tensor`: Unnormalised projections of shape (batch, projection_dim), in the model's dtype.
     """
-    run = model.get_image_features if tower == "vision" else model.get_text_features
+    run: Any = model.get_image_features if tower == "vision" else model.get_text_features
     features = run(**tower_inputs(tower, batch))
     return features if isinstance(features, torch.Tensor) else features.pooler_output  # a tensor before transformers 5

@@ -17,7 +17,9 @@ def random_moment(width, seed, rank):
 
 
 @settings(deadline=None)
-@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 12), st.integers(0, 10**6), st.sampled_from([1e-3, 0.03, 1.0]))
+@given(
+    st.integers(1, 6), st.integers(1, 8), st.integers(1, 12), st.integers(0, 10**6), st.sampled_from([1e-3, 0.03, 1.0])
+)
 def test_the_whitened_direction_is_the_equation_and_ascends(rows, width, rank, seed, epsilon):
     gradient = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed + 1))
     moment = random_moment(width, seed, rank)
@@ -36,7 +38,13 @@ def test_whitening_turns_away_from_what_the_kept_data_uses():
 
 
 def test_moments_equal_a_plain_loop_over_the_layers_inputs(tiny, processor):
-    captions = ["a three", "a", "a three", "a photo of one in neon style", "a three"]  # lengths differ, one occurs thrice
+    captions = [
+        "a three",
+        "a",
+        "a three",
+        "a photo of one in neon style",
+        "a three",
+    ]  # lengths differ, one occurs thrice
     rows = [{**row, "text": text} for row, text in zip(noise_rows(5), captions)]
     pairs = load_pairs(rows)
     layers = candidate_layers(tiny)

@@ -89,7 +89,10 @@ def test_retain_gradients_equal_the_plain_ones(tiny, processor, batch_size):
 def test_one_tower_gets_the_same_gradients_alone(tiny, processor, tower):
     forget, retain = noise_pairs(6, names=["three"]), noise_pairs(12)
     both, alone = candidate_layers(tiny), candidate_layers(tiny, tower)
-    for compute, pairs, more in ((compute_forget_gradients, forget, (PROMPTS,)), (compute_retain_gradients, retain, ())):
+    for compute, pairs, more in (
+        (compute_forget_gradients, forget, (PROMPTS,)),
+        (compute_retain_gradients, retain, ()),
+    ):
         together, single = compute(tiny, processor, both, pairs, *more), compute(tiny, processor, alone, pairs, *more)
         assert set(single) == {name for layer in alone for name in layer.modules}
         for name in single:

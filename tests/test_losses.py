@@ -33,7 +33,10 @@ def test_retain_loss_is_clips_symmetric_cross_entropy():
 
 def test_retain_loss_equals_transformers(tiny):
     torch.manual_seed(0)
-    batch = {"pixel_values": torch.randn(3, 3, 32, 32), "input_ids": torch.tensor([[642, 5, 643], [642, 9, 643], [642, 11, 643]])}
+    batch = {
+        "pixel_values": torch.randn(3, 3, 32, 32),
+        "input_ids": torch.tensor([[642, 5, 643], [642, 9, 643], [642, 11, 643]]),
+    }
     output = tiny(**batch, return_loss=True)
     assert retain_loss(output.image_embeds, output.text_embeds, tiny.logit_scale).item() == pytest.approx(
         output.loss.item(), rel=1e-5

@@ -56,7 +56,9 @@ def test_a_vanishing_gradient_is_no_division_by_zero():
 
 def scored(values):
     """One matrix a layer, made to have the importance and alignment asked for."""
-    layers = [Layer(f"{tower}.{i}", (f"{tower}.{i}",), tower, i) for tower, part in values.items() for i in range(len(part))]
+    layers = [
+        Layer(f"{tower}.{i}", (f"{tower}.{i}",), tower, i) for tower, part in values.items() for i in range(len(part))
+    ]
     flat = [value for part in values.values() for value in part]
     weights = {layer.name: torch.tensor([1.0, 0.0]) for layer in layers}
     forget = {layer.name: torch.tensor([value[0], 0.0]) for layer, value in zip(layers, flat)}

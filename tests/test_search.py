@@ -78,7 +78,13 @@ class Drift:
     greater_is_better = False
 
     def __init__(self, model, name, ta=None, bare=False):
-        self.weight, self.name, self.calls, self.ta, self.bare = model.get_submodule(name).weight.detach().clone(), name, 0, ta, bare
+        self.weight, self.name, self.calls, self.ta, self.bare = (
+            model.get_submodule(name).weight.detach().clone(),
+            name,
+            0,
+            ta,
+            bare,
+        )
 
     def __call__(self, model):
         self.calls += 1
@@ -123,7 +129,9 @@ def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
 
     class Both:
         primary_metric, greater_is_better = "fa1", False
-        originals = {name: tiny.get_submodule(name).weight.detach().clone() for name in ("visual_projection", "text_projection")}
+        originals = {
+            name: tiny.get_submodule(name).weight.detach().clone() for name in ("visual_projection", "text_projection")
+        }
 
         def __call__(self, model):
             moved = {n: float((model.get_submodule(n).weight.detach() - w).norm()) for n, w in self.originals.items()}

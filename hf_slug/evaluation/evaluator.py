@@ -3,7 +3,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from transformers import PreTrainedModel
 
 
 @runtime_checkable
@@ -24,4 +24,4 @@ class Evaluator(Protocol):
     primary_metric: str
     greater_is_better: bool
 
-    def __call__(self, model: nn.Module) -> dict[str, Any] | float: ...
+    def __call__(self, model: PreTrainedModel) -> dict[str, Any] | float: ...

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from ..data import Pairs
 from ..inputs import embed_images, image_batches, text_batch
@@ -33,7 +33,8 @@ class ZeroShotEvaluator:
         forget (`Pairs`): Images of the concept (their texts are not read).
         retain (`Pairs`): Images of the other names. Those of the concept itself, if any, are left out.
         concept (`str`): The concept's name; added to the names if it is not among them.
-        names (`Sequence[str]`): What an image is classified among.
+        names (`Sequence[str]` or `Mapping[str, Sequence[str]]`):
+            What an image is classified among; a mapping gives prompts of their own to each.
         templates (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of {}"`): How a name is said.
         k (`int`, *optional*): 1 or 5, which FA the search goes by. Defaults to 5, or 1 where there are under 50 names.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
@@ -50,7 +51,7 @@ class ZeroShotEvaluator:
         forget: Pairs,
         retain: Pairs,
         concept: str,
-        names: Sequence[str],
+        names: Sequence[str] | Mapping[str, Sequence[str]],
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
         k: int | None = None,
         batch_size: int = 64,
@@ -67,16 +68,17 @@ class ZeroShotEvaluator:
         self.forget, self.retain = forget, retain.subset(kept)
         self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.long)
         self.primary_metric = f"fa{k or (1 if len(self.names) < _SMALL_LABEL_SPACE else 5)}"
-        self._prompts = [say(name, self.templates) for name in self.names]
+        prompts = names if isinstance(names, Mapping) else {}
+        self._prompts = [list(prompts.get(name) or say(name, self.templates)) for name in self.names]
 
-    def __call__(self, model: nn.Module) -> Metrics:
+    def __call__(self, model: PreTrainedModel) -> Metrics:
         """Measures the model as it is."""
         classes = self._classes(model, None)
         forget = embed_images(model, self.processor, self.forget, self.batch_size, "forget accuracy")
         retain = embed_images(model, self.processor, self.retain, self.batch_size, "retained accuracy")
         return self.forgotten(forget, classes) | self.retained(retain, classes, self.neighbors(classes))
 
-    def prepare(self, model: nn.Module) -> "PreparedZeroShot":
+    def prepare(self, model: PreTrainedModel) -> "PreparedZeroShot":
         """Embeds once, at the original weights, what a change of one layer can't change."""
         return PreparedZeroShot(self, model)
 
@@ -104,7 +106,7 @@ class ZeroShotEvaluator:
         order = (classes @ classes[self.concept]).argsort(descending=True).tolist()
         return [i for i in order if i != self.concept][:count]
 
-    def _classes(self, model: nn.Module, change: tuple[Layer, list[Recording]] | None) -> torch.Tensor:
+    def _classes(self, model: PreTrainedModel, change: tuple[Layer, list[Recording]] | None) -> torch.Tensor:
         """Embeds the names: (names, d), unit rows. With a changed text layer, only what lies above it is run."""
         flat = [prompt for prompts in self._prompts for prompt in prompts]
         if change is None:
@@ -115,10 +117,10 @@ class ZeroShotEvaluator:
         parts = normalize(said).split([len(prompts) for prompts in self._prompts])
         return normalize(torch.stack([part.mean(0) for part in parts]))
 
-    def _prompt_batches(self, model: nn.Module, prompts: list[str]) -> list[dict[str, torch.Tensor]]:
+    def _prompt_batches(self, model: PreTrainedModel, prompts: list[str]) -> list[dict[str, torch.Tensor]]:
         return [text_batch(model, self.processor, prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
 
-    def record_classes(self, model: nn.Module, layer: Layer) -> list[Recording]:
+    def record_classes(self, model: PreTrainedModel, layer: Layer) -> list[Recording]:
         """Records what lies below a text layer for the prompts of all names."""
         flat = [prompt for prompts in self._prompts for prompt in prompts]
         return [record_below(model, [layer], batch)[1][0] for batch in self._prompt_batches(model, flat)]
@@ -133,7 +135,7 @@ class PreparedZeroShot:
         model (`CLIPModel`): The model, at its original weights.
     """
 
-    def __init__(self, evaluator: ZeroShotEvaluator, model: nn.Module):
+    def __init__(self, evaluator: ZeroShotEvaluator, model: PreTrainedModel):
         self.evaluator, self.model = evaluator, model
         self.classes = evaluator._classes(model, None)
         self.near = evaluator.neighbors(self.classes)

@@ -1,0 +1,72 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a patch, filled from what was measured."""
+
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from .tuner import SlugConfig
+
+
+def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
+    """
+    Renders `README.md`: the Hub's metadata, what is forgotten, how well, and how to load it.
+
+    Args:
+        config ([`SlugConfig`]): The patch's config.
+        report (`dict`): The patch's report; numbers that it lacks are left out.
+
+    Returns:
+        `str`: Markdown with a YAML header.
+    """
+    base, concept = config.base_model_name_or_path, config.concept or "a concept"
+    # a local folder is no model id: the Hub would refuse the card
+    on_hub = base is not None and base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    data = ModelCardData(
+        library_name="peft",
+        base_model=base if on_hub else None,
+        base_model_relation="adapter" if on_hub else None,
+        tags=["unlearning", "machine-unlearning", "slug", "clip", "hf-slug"],
+    )
+    lines = ["---", data.to_yaml().rstrip(), "---", "", f"# Forget {concept!r}", ""]
+    if report and not report["succeeded"]:
+        lines += [
+            "> **This patch does not do what it is for: the concept was NOT forgotten** (see the numbers below).",
+            "",
+        ]
+    modules = ", ".join(f"`{name}`" for name in sorted(config.target_modules or []))
+    lines += [
+        f"An unlearning patch for {f'`{base}`' if base else 'a CLIP model'}: it changes {modules} and nothing else, so that the model "
+        f"no longer recognises {concept!r}. Made with SLUG (Single Layer Unlearning Gradient, Cai, Tan and Asif, ICML 2025), step size "
+        f"{config.step_size:.6g}."
+        if config.step_size is not None
+        else f"An unlearning patch that changes {modules}.",
+        "",
+        "```python",
+        "import hf_slug",
+        "from peft import PeftModel",
+        "from transformers import CLIPModel",
+        "",
+        f'model = CLIPModel.from_pretrained("{base or "<base model>"}")',
+        'model = PeftModel.from_pretrained(model, "<this repository or folder>")  # .unload() gives the original back, bit for bit',
+        "```",
+    ]
+    if report:
+        metrics = report["metrics"]
+        before, after = metrics["before"], metrics["after"]
+        low, high = metrics["fa_interval"]
+        rows = [
+            ("FA@1 (forgotten concept, lower is better)", "fa1"),
+            ("FA@5", "fa5"),
+            ("TA (the other names, macro average)", "ta"),
+            ("TA of the nearest names", "ta_neighbors"),
+        ]
+        lines += ["", "| on unseen test data | before | after |", "|---|---|---|"]
+        lines += [f"| {title} | {before[key]:.2%} | {after[key]:.2%} |" for title, key in rows]
+        lines += [
+            "",
+            f"{metrics['n_forget']} images of the concept (95 % interval of FA@1 after: {low:.2%} to {high:.2%}) and "
+            f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. Neither the gradient nor the "
+            f"search has seen them. Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
+        ]
+    return "\n".join(lines) + "\n"

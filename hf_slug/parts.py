@@ -1,0 +1,70 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The parts of the data: what the gradient sees, what the search sees, and what only the report sees."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from .data import Pairs, load_pairs
+from .errors import EmptyDatasetError
+from .names import collect_names
+
+
+def load_parts(
+    what: Literal["forget", "retain"], given: Any, validation: Any, test: Any, seed: int, columns: Mapping[str, Any]
+) -> dict[str, Pairs]:
+    """
+    Loads a set, and splits off its parts for validation (20 %) and test (20 %) unless they are given.
+
+    Args:
+        what (`str`): `"forget"` or `"retain"`.
+        given, validation, test (dataset, list, path or Hub id): The sets; the last two may be `None`.
+        seed (`int`): Seed of the split.
+        columns (`Mapping[str, str]`): `image_column`, `text_column` and `name_column` for [`load_pairs`].
+
+    Returns:
+        `dict[str, Pairs]`: `{what}` for the gradient, `validation_{what}` for the search and `test_{what}` for the report.
+
+    Raises:
+        EmptyDatasetError: If there is none, or too little to be split.
+    """
+    if given is None:
+        raise EmptyDatasetError(
+            f"No {what} set was given. A step without a retain set would cost everything that is not the concept: give some "
+            f"hundred image-text pairs of what is to be kept."
+            if what == "retain"
+            else "No forget set was given. Give image-text pairs of the concept."
+        )
+    pairs = load_pairs(given, what=f"{what} set", **columns)
+    keys = (what, f"validation_{what}", f"test_{what}")
+    loaded = {
+        key: load_pairs(source, what=f"{part} {what} set", **columns)
+        for key, part, source in zip(keys[1:], ("validation", "test"), (validation, test), strict=True)
+        if source is not None
+    }
+    shares = [0.6] + [0.2 * (key not in loaded) for key in keys[1:]]
+    whole = [share / sum(shares) for share in shares]
+    pieces = pairs.split(whole, seed) if len(loaded) < 2 else (pairs, pairs, pairs)
+    result = {key: loaded.get(key, piece) for key, piece in zip(keys, pieces, strict=True)}
+    for key, piece in result.items():
+        if not len(piece):
+            raise EmptyDatasetError(
+                f"The {what} set of {len(pairs)} pairs is too small to be split 60/20/20: nothing is left for {key!r}. Give at "
+                f"least 5 pairs, or validation and test sets of their own."
+            )
+    return result
+
+
+def common_concept(pairs: Pairs, templates: Sequence[str]) -> str:
+    """
+    Returns the one name, or text, that all of a forget set shares.
+
+    Raises:
+        ValueError: If it shows several.
+    """
+    found = list(collect_names([pairs], templates))
+    if len(found) != 1:
+        raise ValueError(
+            f"The forget set shows {len(found)} different names ({', '.join(map(repr, found[:4]))}, …), so the concept can't be "
+            f"told from it. Pass concept=... (--concept)."
+        )
+    return found[0]

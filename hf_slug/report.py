@@ -1,0 +1,177 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The report of a run: what was found, on which data, with which software, at what cost. Fractions are in [0, 1]."""
+
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from .data import Pairs
+from .evaluation import Evaluator, ZeroShotEvaluator
+from .scores import LayerScore
+from .search import Search
+
+
+# On the test set a concept may come back by so much, beyond its interval's lower end, before success is denied.
+_TEST_SLACK = 0.1
+_SOFTWARE = ("hf-slug", "torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors")
+
+
+def wilson_interval(successes: float, total: int) -> tuple[float, float]:
+    """
+    The 95 % Wilson score interval of a proportion.
+
+    Args:
+        successes (`float`): How many of `total`.
+        total (`int`): How many there were; at least 1.
+
+    Returns:
+        `tuple[float, float]`: Lower and upper end, in [0, 1].
+    """
+    z = 1.959963984540054
+    share = successes / total
+    center = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def describe_software() -> dict[str, str]:
+    """Returns the versions that a run depends on."""
+    found = {"python": platform.python_version()}
+    for name in _SOFTWARE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """Returns what identifies a base model: name, revision, class, dtype, size."""
+    config = model.config
+    return {
+        "name_or_path": getattr(config, "_name_or_path", "") or getattr(model, "name_or_path", ""),
+        "revision": getattr(config, "_commit_hash", None),
+        "class": type(model).__name__,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def describe_data(parts: dict[str, Pairs], **settings: Any) -> dict[str, Any]:
+    """Returns the provenance of every part of the data: source, number, how many were unreadable, a hash."""
+    described = {
+        name: {"source": pairs.source, "n": len(pairs), "skipped": pairs.skipped, "sha256": pairs.fingerprint()}
+        for name, pairs in parts.items()
+    }
+    return described | settings
+
+
+def describe_layers(scores: Sequence[LayerScore]) -> list[dict[str, Any]]:
+    """Returns the scores of all candidates."""
+    return [
+        {
+            "name": score.layer.name,
+            "modules": list(score.layer.modules),
+            "tower": score.layer.tower,
+            "importance": score.importance,
+            "alignment": score.alignment,
+            "on_front": score.on_front,
+        }
+        for score in scores
+    ]
+
+
+def describe_search(found: Search) -> list[dict[str, Any]]:
+    """Returns every trial; a metric that was not measured there is `None`."""
+    keys = ("fa1", "fa5", "ta")
+    return [
+        {"layer": trial.layer.name, "step_size": trial.step_size, "relative_change": trial.relative_change}
+        | {key: trial.metrics.get(key) for key in keys}
+        | {key: value for key, value in trial.metrics.items() if key not in keys}
+        | {"forgotten": trial.forgotten}
+        for trial in found.trials
+    ]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the most memory used so far, in bytes: of the GPU if the model is on one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def build_report(
+    *,
+    concept: str,
+    prompts: Sequence[str],
+    model: nn.Module,
+    settings: dict[str, Any],
+    scores: Sequence[LayerScore],
+    found: Search,
+    chooser: Evaluator,
+    target: float | None,
+    tester: ZeroShotEvaluator,
+    compared: tuple[dict[str, float], dict[str, float], dict[str, Any]],
+    cost: dict[str, Any],
+    data: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """
+    Joins what a run found into `unlearning_report.json`.
+
+    `succeeded` means that the search reached its target on the validation set *and* that the test set does not contradict it:
+    the 95 % interval of its FA must begin within 0.1 of the target.
+    """
+    before, after, similarity = compared
+    best, key = found.chosen, tester.primary_metric
+    n_forget, n_retain = len(tester.forget), len(tester.retain)
+    contradicted = wilson_interval(after[key] * n_forget, n_forget)[0] > _TEST_SLACK + (
+        target if target is not None and chooser is not None and not chooser.greater_is_better else 0.0
+    )
+    return {
+        "concept": concept,
+        "prompts": list(prompts),
+        "succeeded": bool(found.succeeded and not contradicted),
+        "base_model": describe_model(model),
+        **settings,
+        "target": {
+            "metric": chooser.primary_metric,
+            "value": target if target is not None else float(chooser.greater_is_better),
+            "reached_on_validation": found.succeeded,
+            "contradicted_by_test": bool(contradicted),
+        },
+        "layers": describe_layers(scores),
+        "search": describe_search(found),
+        "chosen": {
+            "layer": best.layer.name,
+            "modules": list(best.layer.modules),
+            "step_size": best.step_size,
+            "relative_change": best.relative_change,
+        },
+        "metrics": {
+            "before": before,
+            "after": after,
+            "n_forget": n_forget,
+            "n_retain": n_retain,
+            "n_names": len(tester.names),
+            "neighbors": similarity["names"][1:],
+            "fa_interval": list(wilson_interval(round(after["fa1"] * n_forget), n_forget)),
+        },
+        "similarity": similarity,
+        "cost": cost,
+        "data": data,
+        "software": describe_software(),
+        "seed": seed,
+    }

@@ -1,0 +1,183 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The configuration of an unlearning patch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Union
+
+from peft.config import PeftConfig
+from peft.utils import PeftType
+
+from .checks import check_weights_file
+
+
+# What a config would have to carry to make a loader run code of its own.
+_CODE_KEYS = ("auto_map", "custom_code", "trust_remote_code")
+_CHOICES = {
+    "tower": ("vision", "text"),
+    "granularity": ("matrix", "attention", "block"),
+    "direction": ("whitened", "gradient"),
+}
+
+
+@dataclass
+class SlugConfig(PeftConfig):
+    """
+    This is the configuration class to store the configuration of a [`SlugModel`].
+
+    Args:
+        target_modules (`Union[List[str], str]`, *optional*):
+            The modules that the patch changes. Canonical names of a `CLIPModel` such as
+            `vision_model.encoder.layers.9.self_attn.out_proj` or `text_projection` are found in any model that embeds
+            that tower, whatever it calls them. Other names are matched as PEFT does: a list exactly or by the end of
+            the name, a string as a regular expression.
+        exclude_modules (`Union[List[str], str]`, *optional*):
+            Modules not to change although `target_modules` matches them.
+        layers_to_transform (`Union[List[int], int]`, *optional*):
+            Change only the layers of these indices, among those that `target_modules` matches by the end of the name.
+        layers_pattern (`Union[List[str], str]`, *optional*):
+            The name of the list of layers, where it is not one that PEFT finds. Needs `layers_to_transform`.
+        modules_to_save (`List[str]`, *optional*):
+            Modules apart from the changed ones to be saved with the adapter.
+        init_weights (`bool`, *optional*, defaults to `True`):
+            Start from a delta of zeros. `False` gives a random delta, which only tests want.
+        rank (`int`, *optional*):
+            The rank of the factors that the delta is stored as. `None` stores the dense delta. A weight of one
+            dimension, such as that of a `LayerNorm`, is always stored dense.
+        tower (`str`, *optional*):
+            The CLIP encoder that is changed, `"vision"` or `"text"`.
+        step_size (`float`, *optional*):
+            The step size λ that the search chose. It is already part of the delta.
+        concept (`str`, *optional*):
+            What is forgotten.
+        granularity (`str`, *optional*):
+            The unit of the update: `"matrix"`, `"attention"` or `"block"`.
+        direction (`str`, *optional*):
+            The direction of the update: `"whitened"` or `"gradient"`.
+        base_fingerprint (`Dict[str, Any]`, *optional*):
+            By canonical name, what identifies the weights the patch was computed from. If given, it is checked before
+            the model is touched.
+
+    Raises:
+        ValueError: If a field has a value that is not allowed.
+    """
+
+    target_modules: Optional[Union[list[str], str]] = field(
+        default=None,
+        metadata={
+            "help": (
+                "List of module names (canonical CLIPModel names, or any that PEFT can match) or regex expression of "
+                "the module names to change."
+            )
+        },
+    )
+    exclude_modules: Optional[Union[list[str], str]] = field(
+        default=None, metadata={"help": "List of module names or regex expression of the module names not to change."}
+    )
+    layers_to_transform: Optional[Union[list[int], int]] = field(
+        default=None, metadata={"help": "The indices of the layers to change, all that match if not given."}
+    )
+    layers_pattern: Optional[Union[list[str], str]] = field(
+        default=None, metadata={"help": "The name of the list of layers, used with `layers_to_transform`."}
+    )
+    modules_to_save: Optional[list[str]] = field(
+        default=None, metadata={"help": "List of modules apart from the changed ones to be saved with the adapter."}
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "Start from a delta of zeros; `False` gives a random delta, for tests."}
+    )
+    rank: Optional[int] = field(
+        default=None, metadata={"help": "The rank of the factors of the delta. `None` stores the dense delta."}
+    )
+    tower: Optional[Literal["vision", "text"]] = field(
+        default=None, metadata={"help": "The CLIP encoder that is changed."}
+    )
+    step_size: Optional[float] = field(
+        default=None, metadata={"help": "The step size that the search chose; already part of the delta."}
+    )
+    concept: Optional[str] = field(default=None, metadata={"help": "What is forgotten."})
+    granularity: Optional[Literal["matrix", "attention", "block"]] = field(
+        default=None, metadata={"help": "The unit of the update."}
+    )
+    direction: Optional[Literal["whitened", "gradient"]] = field(
+        default=None, metadata={"help": "The direction of the update."}
+    )
+    base_fingerprint: Optional[dict[str, Any]] = field(
+        default=None, metadata={"help": "By canonical name, what identifies the weights the patch was computed from."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType("SLUG")
+        # Where the canonical names are in the model that the config was last applied to. Not a field: it is not saved.
+        self.live_names: dict[str, str] = {}
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if value is None or isinstance(value, str):
+                continue
+            if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(v, str) for v in value):
+                raise ValueError(f"`{name}` must be a list of module names or a regular expression, got {value!r}.")
+            setattr(self, name, set(value))
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("`layers_to_transform` can't be used when `target_modules` is a str; give it a list.")
+        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
+            raise ValueError("`layers_pattern` can't be used when `target_modules` is a str; give it a list.")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("`layers_pattern` says where the layers are; give `layers_to_transform` as well.")
+        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
+            raise ValueError(
+                f"`rank` must be a whole number of at least 1, or None for a dense delta, got {self.rank!r}."
+            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in (None, *choices):
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)} or None, got {getattr(self, name)!r}.")
+        number = isinstance(self.step_size, (int, float)) and not isinstance(self.step_size, bool)
+        if self.step_size is not None and not (number and math.isfinite(self.step_size)):
+            raise ValueError(f"`step_size` must be a finite number or None, got {self.step_size!r}.")
+        if self.base_fingerprint is not None and not isinstance(self.base_fingerprint, dict):
+            raise ValueError(f"`base_fingerprint` must be a dictionary, got {type(self.base_fingerprint).__name__}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary; sets as sorted lists, so that the same config always gives the same file."""
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
+
+    @classmethod
+    def check_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
+        """Refuse a config that asks for code to be run."""
+        found = sorted(key for key in _CODE_KEYS if kwargs.get(key))
+        if found:
+            raise ValueError(
+                f"The adapter config asks for code to be run ({', '.join(found)}). A patch is data only: don't load "
+                "it unless you know who made it, and then remove these keys from adapter_config.json."
+            )
+        return super().check_kwargs(**kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: Optional[str] = None, **kwargs: Any
+    ) -> SlugConfig:
+        """
+        Load the configuration, and look at the weights beside it.
+
+        PEFT reads the weights only after it has changed the model. A file that is damaged is found here, before that.
+
+        Args:
+            pretrained_model_name_or_path (`str`):
+                The folder or the Hub repository id of the patch.
+            subfolder (`str`, *optional*):
+                A folder inside it.
+            kwargs (additional keyword arguments, *optional*):
+                Passed on to [`~huggingface_hub.hf_hub_download`].
+
+        Returns:
+            [`SlugConfig`]: The configuration.
+
+        Raises:
+            ValueError: If there is no configuration, if it is not valid, or if the weights are damaged.
+        """
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        download_kwargs, _, _ = cls._split_kwargs(kwargs)
+        check_weights_file(pretrained_model_name_or_path, subfolder=subfolder, **download_kwargs)
+        return config
