@@ -66,7 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fa-at", type=int, choices=(1, 5), help="target FA@1 or FA@5; default: 5, or 1 under 50 names")
     add("--front-only", action="store_true", help="never search beyond the first front (the paper's way)")
     add("--rank", type=int, metavar="R", help="restrict the delta to rank R and store its factors")
-    add("--full-trajectory", action="store_true", help="measure retained accuracy at every step, not only at the best")
+    add(
+        "--trajectory",
+        choices=("best", "chosen", "all"),
+        default="best",
+        help="where retained accuracy is measured: at each layer's best step, at every step of the chosen layer, or at all",
+    )
     add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder (extra `plots`)")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", metavar="D")
     add("--device", metavar="D", help="cpu, cuda, …; default: what accelerate finds")
@@ -86,7 +91,7 @@ def run_demo(args: argparse.Namespace) -> int:
     """Forgets a concept of the zoo's CLIP; saves the patch and the pictures."""
     from . import plots, zoo
 
-    result = zoo.unlearn_clip(args.concept, seed=args.seed, full_trajectory=True)
+    result = zoo.unlearn_clip(args.concept, seed=args.seed, trajectory="chosen")
     result.patch.save_pretrained(args.output / "patch")
     files = plots.save_plots(result.report, args.output / "plots")
     return _finish(result, args, [args.output / "patch", *files])
@@ -120,7 +125,7 @@ def run_unlearn(args: argparse.Namespace) -> int:
         steps=args.steps,
         front_only=args.front_only,
         rank=args.rank,
-        full_trajectory=args.full_trajectory,
+        trajectory=args.trajectory,
         batch_size=args.batch_size,
         retain_batch_size=args.retain_batch_size,
         image_column=args.image_column,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .arithmetic import accumulation_dtype
 from .data import Pairs
 from .gradients import Gradients
 from .inputs import image_batches, text_batch
@@ -20,17 +21,18 @@ DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
 
 
 class _SecondMoment:
-    """Sums `x xᵀ` over the inputs of one Linear layer, in float32."""
+    """Sums `x xᵀ` over the inputs of one Linear layer, in float64: the whitening divides by its small eigenvalues."""
 
     def __init__(self, width: int, device: torch.device):
-        self.total = torch.zeros(width, width, device=device)
+        self.dtype = accumulation_dtype(device)
+        self.total = torch.zeros(width, width, dtype=self.dtype, device=device)
         self.count = 0.0
         self.token_weights: torch.Tensor | None = None  # (n, tokens); 0 for padding, else how often the row occurs
 
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        rows = inputs[0].detach().float()
+        rows = inputs[0].detach().to(self.dtype)
         if self.token_weights is None:
-            weights = torch.ones(rows.shape[:-1], device=rows.device)
+            weights = rows.new_ones(rows.shape[:-1])
         elif rows.ndim == 3:
             weights = self.token_weights
         else:  # pooled: one row a text
@@ -55,7 +57,7 @@ def compute_input_moments(
         batch_size (`int`, *optional*, defaults to 64): Pairs per forward pass.
 
     Returns:
-        `dict[str, torch.Tensor]`: (in_features, in_features) matrices in float32 by canonical module name.
+        `dict[str, torch.Tensor]`: (in_features, in_features) matrices in float64 by canonical module name.
     """
     moments: dict[str, dict[str, _SecondMoment]] = {tower: {} for tower in TOWERS}
     handles = []
@@ -77,7 +79,7 @@ def compute_input_moments(
                 batch = text_batch(model, processor, part)
                 often = torch.tensor([float(pairs.texts.count(text)) for text in part], device=model.device)
                 for moment in moments["text"].values():
-                    moment.token_weights = batch["attention_mask"].float() * often[:, None]
+                    moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
                 embed(model, "text", batch)
     finally:
         for handle in handles:

@@ -1,13 +1,18 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""The two losses of the CLIP objective (SLUG, section 3.1), in float32 whatever dtype the model runs in."""
+"""The two losses of the CLIP objective (SLUG, section 3.1), in float64 whatever dtype the model runs in.
+
+They cost nothing beside a tower, and an alignment near zero is the difference of large numbers.
+"""
 
 import torch
 import torch.nn.functional as F
 
+from .arithmetic import accumulation_dtype
+
 
 def normalize(embeddings: torch.Tensor) -> torch.Tensor:
-    """Scales rows of shape (n, d) to unit length, in float32 (float64 stays)."""
-    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
+    """Scales rows of shape (n, d) to unit length, in float64 (float32 on devices that have no float64)."""
+    return F.normalize(embeddings.to(accumulation_dtype(embeddings.device)), dim=-1)
 
 
 def forget_loss(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:

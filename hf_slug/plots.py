@@ -105,7 +105,7 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
     Plots FA and TA against the step size for every layer searched (Fig. 2c/d of the paper).
 
     Args:
-        report (`dict`): A run's report. TA is drawn where it was measured (`full_trajectory=True` measures it everywhere).
+        report (`dict`): A run's report. TA is drawn where it was measured (`trajectory="all"` measures it everywhere).
 
     Returns:
         `matplotlib.figure.Figure`: Left FA, right TA, on validation data; the chosen layer is thick, its step a star.

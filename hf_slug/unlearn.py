@@ -55,7 +55,7 @@ def unlearn(
     norms: bool = False,
     epsilon: float = 0.03,
     rank: int | None = None,
-    full_trajectory: bool = False,
+    trajectory: Literal["best", "chosen", "all"] = "best",
     batch_size: int = 64,
     retain_batch_size: int | None = None,
     retain_gradients: Mapping[str, torch.Tensor] | None = None,
@@ -96,7 +96,9 @@ def unlearn(
         norms (`bool`, *optional*, defaults to `False`): Layer norms are candidates, too.
         epsilon (`float`, *optional*, defaults to 0.03): Damping of the whitened direction.
         rank (`int`, *optional*): Restrict the delta to this rank and store its factors: a smaller patch.
-        full_trajectory (`bool`, *optional*, defaults to `False`): Measure retained accuracy at every step, for plots.
+        trajectory (`str`, *optional*, defaults to `"best"`):
+            Retained accuracy is measured at the `"best"` step of each layer; for pictures also at every step of the `"chosen"`
+            layer, or at `"all"`.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
         retain_batch_size (`int`, *optional*):
             Pairs contrasted with each other in the retain loss, which depends on it. Defaults to `batch_size`, at least 64.
@@ -182,7 +184,7 @@ def unlearn(
 
     started = time.perf_counter()
     chooser = evaluate if evaluate is not None else evaluators["validation"]
-    found = search(model, candidates, directions, chooser, steps, target, full_trajectory)
+    found = search(model, candidates, directions, chooser, steps, target, trajectory)
     search_seconds = time.perf_counter() - started
 
     best = found.chosen

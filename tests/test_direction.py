@@ -66,7 +66,7 @@ def test_moments_equal_a_plain_loop_over_the_layers_inputs(tiny, processor):
         handle.remove()
     for name, parts in collected.items():
         rows = torch.cat(parts)
-        torch.testing.assert_close(got[name].double(), rows.T @ rows / len(rows), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(got[name], rows.T @ rows / len(rows), rtol=1e-3, atol=1e-5)
 
 
 def test_norms_and_the_papers_direction_keep_the_gradient(tiny):

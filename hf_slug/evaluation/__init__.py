@@ -2,7 +2,7 @@
 """Evaluators: each says whether a concept is forgotten, and what is left of the rest."""
 
 from .evaluator import Evaluator
-from .zero_shot import ZeroShotEvaluator
+from .zero_shot import PreparedZeroShot, ZeroShotEvaluator
 
 
-__all__ = ["Evaluator", "ZeroShotEvaluator"]
+__all__ = ["Evaluator", "PreparedZeroShot", "ZeroShotEvaluator"]
