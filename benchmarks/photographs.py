@@ -47,7 +47,12 @@ def collect(concept: str, seed: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def plain_scores(
-    model: CLIPModel, processor: CLIPProcessor, forget: list[dict], retain: list[dict], concept: str, contrast: int = 64
+    model: CLIPModel,
+    processor: CLIPProcessor,
+    forget: list[dict],
+    retain: list[dict],
+    concept: str,
+    contrast: int = 64,
 ) -> dict[str, tuple[float, float]]:
     """Importance and alignment of every weight, in float64, by transformers' own forward and loss, without shortcuts."""
     model = copy.deepcopy(model).double()

@@ -69,7 +69,10 @@ class UnlearningPatch:
                 tensors[f"{_PREFIX}{name}.{_DENSE}"] = delta
             else:
                 up, down = factorize(delta, config.rank)
-                tensors |= {f"{_PREFIX}{name}.{_UP}": up.float(), f"{_PREFIX}{name}.{_DOWN}": down.float()}
+                tensors |= {
+                    f"{_PREFIX}{name}.{_UP}": up.float().contiguous(),
+                    f"{_PREFIX}{name}.{_DOWN}": down.float().contiguous(),
+                }
         return cls(config, tensors, report or {})
 
     @property

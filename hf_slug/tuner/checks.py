@@ -54,7 +54,7 @@ def check_adapter_name(name: str, prefix: str, path_parts: Iterable[str]) -> Non
         raise AdapterNameError(f"The adapter name {name!r} {reason}. Choose another, such as 'forget-mickey'.")
 
 
-def check_weights_file(folder_or_repo: str, *, subfolder: Optional[str] = None, **download_kwargs: Any) -> None:
+def check_weights_file(folder_or_repo: str, *, subfolder: Optional[str] = None, **download_kwargs: Any) -> bool:
     """
     Look for damage in the weights of a patch without loading them into a model.
 
@@ -68,6 +68,9 @@ def check_weights_file(folder_or_repo: str, *, subfolder: Optional[str] = None, 
         download_kwargs (additional keyword arguments, *optional*):
             Passed on to [`~huggingface_hub.hf_hub_download`]; PEFT then finds the file in the cache.
 
+    Returns:
+        `bool`: Whether there are weights; a repository that can't be asked is taken to have some.
+
     Raises:
         CorruptPatchError: If the file can't be read.
     """
@@ -79,8 +82,10 @@ def check_weights_file(folder_or_repo: str, *, subfolder: Optional[str] = None, 
                 continue
             try:
                 path = hf_hub_download(folder_or_repo, name, subfolder=subfolder, **download_kwargs)
-            except (EntryNotFoundError, OfflineModeIsEnabled):  # PEFT says so itself when it needs the file
+            except EntryNotFoundError:
                 continue
+            except OfflineModeIsEnabled:  # PEFT says so itself when it needs the file
+                return True
         try:
             if name == WEIGHTS_NAME:
                 torch.load(path, map_location="meta", weights_only=True)
@@ -93,7 +98,8 @@ def check_weights_file(folder_or_repo: str, *, subfolder: Optional[str] = None, 
                 "damaged or not a plain set of tensors. Download it again, or ask its author for a "
                 f"`{SAFETENSORS_WEIGHTS_NAME}`."
             ) from error
-        return
+        return True
+    return False
 
 
 def check_tensors(

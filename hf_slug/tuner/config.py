@@ -113,6 +113,8 @@ class SlugConfig(PeftConfig):
         self.peft_type = PeftType("SLUG")
         # Where the canonical names are in the model that the config was last applied to. Not a field: it is not saved.
         self.live_names: dict[str, str] = {}
+        # The folder it was read from, if that holds no weights. Not a field either.
+        self.without_weights: Optional[str] = None
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if value is None or isinstance(value, str):
@@ -179,5 +181,6 @@ class SlugConfig(PeftConfig):
         """
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
         download_kwargs, _, _ = cls._split_kwargs(kwargs)
-        check_weights_file(pretrained_model_name_or_path, subfolder=subfolder, **download_kwargs)
+        if not check_weights_file(pretrained_model_name_or_path, subfolder=subfolder, **download_kwargs):
+            config.without_weights = str(pretrained_model_name_or_path)  # to read is fine, to attach is not
         return config

@@ -11,10 +11,12 @@ from typing import Any, Optional
 import torch
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, check_target_module_exists
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from ..arithmetic import weighted_sum
+from ..errors import CorruptPatchError
 from .checks import check_adapter_name, check_tensors
 from .config import SlugConfig
 from .layer import SlugLayer, SlugLinear
@@ -116,6 +118,11 @@ class SlugModel(BaseTuner):
         config.live_names = resolve_modules(model, sorted(names))
 
     def _prepare_model(self, peft_config: SlugConfig, model: nn.Module) -> None:  # type: ignore[override]
+        if peft_config.without_weights is not None:
+            raise CorruptPatchError(
+                f"{peft_config.without_weights} holds the config of a patch and no `{SAFETENSORS_WEIGHTS_NAME}`. Nothing was "
+                "changed; get the patch again from its author."
+            )
         self.resolve_targets(peft_config, model)
         if peft_config.base_fingerprint is not None:
             self._verify_base(peft_config, model)

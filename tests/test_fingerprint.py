@@ -1,0 +1,50 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import itertools
+
+import pytest
+import torch
+
+from hf_slug.errors import WrongBaseError
+from hf_slug.fingerprint import compute_fingerprint, verify_fingerprint
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def weight(seed=0):
+    return torch.randn(24, 16, generator=torch.Generator().manual_seed(seed)) * 0.05
+
+
+@pytest.mark.parametrize("made, live", [*itertools.product(DTYPES, DTYPES)])
+def test_the_same_base_is_known_in_any_dtype(made, live):
+    fingerprint = compute_fingerprint({"fc1": weight().to(made)})
+    verify_fingerprint({"fc1": weight().to(live)}, fingerprint)
+
+
+@pytest.mark.parametrize("made, live", [*itertools.product(DTYPES, DTYPES)])
+def test_another_base_is_refused_with_a_message_that_names_both(made, live):
+    fingerprint = compute_fingerprint({"fc1": weight().to(made)})
+    with pytest.raises(
+        WrongBaseError, match=r"(?s)openai/clip.*fc1\.weight.*norm.*expected norm.*load it on"
+    ) as caught:
+        verify_fingerprint({"fc1": weight(1).to(live)}, fingerprint, base_name="openai/clip")
+    assert f"{weight(1).to(live).double().norm():.6g}" in str(caught.value)
+
+
+def test_one_changed_bit_is_another_base():
+    fingerprint, other = compute_fingerprint({"fc1": weight()}), weight()
+    other.view(torch.int32)[5, 5] ^= 1
+    with pytest.raises(WrongBaseError):
+        verify_fingerprint({"fc1": other}, fingerprint)
+
+
+def test_another_shape_is_said():
+    fingerprint = compute_fingerprint({"fc1": weight()})
+    with pytest.raises(WrongBaseError, match=r"shape \(16, 24\).*shape \(24, 16\)"):
+        verify_fingerprint({"fc1": weight().T}, fingerprint)
+
+
+def test_weights_that_cannot_be_read_are_passed_over():
+    fingerprint = compute_fingerprint({"fc1": weight()})
+    verify_fingerprint({"fc1": weight(1).to("meta")}, fingerprint)
+    verify_fingerprint({"fc1": torch.zeros(192, 1, dtype=torch.uint8)}, fingerprint)

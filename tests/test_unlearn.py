@@ -1,0 +1,237 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The whole method on the zoo's CLIP, and what it refuses."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import assert_same, make_clip, noise_pairs, noise_rows, snapshot
+from peft import PeftModel
+from transformers import CLIPTextModel
+
+from hf_slug import UnlearningPatch, unlearn, zoo
+from hf_slug.errors import ConceptTooLongError, EmptyDatasetError, MissingColumnError, UnsupportedModelError
+from hf_slug.zoo import concept_pairs
+from hf_slug.zoo.data import TEMPLATES, names
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def quick(concept="seven", dtype=torch.float32, model=None, **settings):
+    """A run on few pictures, some seconds long."""
+    model, processor = (model, zoo.load_clip()[1]) if model is not None else zoo.load_clip(dtype)
+    forget, retain = concept_pairs(concept, "train", limit_per_digit=4)
+    sets = {}
+    for part in ("validation", "test"):
+        sets[f"{part}_forget"], sets[f"{part}_retain"] = concept_pairs(concept, part, limit_per_digit=3)
+    kind = zoo.data.kind(concept)
+    defaults = {"concept": concept, "names": names(kind), "template": TEMPLATES[kind], "tower": "text"}
+    return unlearn(model, processor, forget, retain, **{**defaults, **sets, **settings})
+
+
+@pytest.fixture(scope="module")
+def result():
+    return quick(tower="both", trajectory="chosen")
+
+
+def test_a_digit_is_forgotten_and_the_rest_kept(result):
+    report = result.report
+    before, after = report["metrics"]["before"], report["metrics"]["after"]
+    assert result.succeeded and report["succeeded"]
+    assert before["fa1"] >= 0.9 and after["fa1"] <= 0.05
+    assert abs(after["ta"] - before["ta"]) <= 0.02
+    chosen = [t for t in report["search"] if t["layer"] == report["chosen"]["layer"]]
+    assert report["chosen"]["step_size"] == min(t["step_size"] for t in chosen if t["forgotten"])
+    best = [max((t for t in report["search"] if t["layer"] == name and t["forgotten"]), key=lambda t: -t["step_size"])
+            for name in {t["layer"] for t in report["search"] if t["forgotten"]}]  # fmt: skip
+    assert max(t["ta"] for t in best) == next(
+        t["ta"] for t in chosen if t["step_size"] == report["chosen"]["step_size"]
+    )
+
+
+def test_the_report_has_every_key(result):
+    report = json.loads(json.dumps(result.report, allow_nan=False))
+    assert {"concept", "succeeded", "base_model", "granularity", "direction", "layers", "search", "chosen", "metrics",
+            "cost", "data", "software", "seed"} <= set(report)  # fmt: skip
+    assert all({"name", "modules", "tower", "importance", "alignment", "on_front"} == set(r) for r in report["layers"])
+    assert len(report["layers"]) == 2 * (5 * 6 + 1)
+    assert all({"layer", "step_size", "fa1", "fa5", "ta"} <= set(trial) for trial in report["search"])
+    assert {"layer", "step_size"} <= set(report["chosen"])
+    metrics = report["metrics"]
+    for part in ("before", "after"):
+        assert {"fa1", "fa5", "ta"} <= set(metrics[part]) and all(0 <= value <= 1 for value in metrics[part].values())
+    assert metrics["n_forget"] == 30 and metrics["n_retain"] == 270
+    low, high = metrics["fa_interval"]
+    assert low <= metrics["after"]["fa1"] <= high
+    assert {"gradient_s", "search_s", "peak_memory_bytes", "patch_bytes"} <= set(report["cost"])
+    assert report["cost"]["patch_bytes"] == result.patch.num_bytes
+    assert {report["data"][part]["n"] for part in ("forget", "validation_forget", "test_forget")} == {40, 30}
+    assert report["software"]["torch"] == torch.__version__
+    searched = {trial["layer"] for trial in report["search"]}
+    assert {layer["name"] for layer in report["layers"] if layer["on_front"]} <= searched
+    for tower in ("vision", "text"):
+        assert sum(layer["tower"] == tower and layer["name"] in searched for layer in report["layers"]) >= 5
+
+
+def test_the_model_is_left_as_it_was(zoo_clip):
+    before = snapshot(zoo_clip)
+    quick(model=zoo_clip)
+    assert_same(zoo_clip, before)
+
+
+def test_a_run_can_be_repeated(zoo_clip):
+    first, second = quick(), quick()
+    assert all(torch.equal(first.patch.tensors[key], second.patch.tensors[key]) for key in first.patch.tensors)
+    drop = ("cost",)
+    assert {k: v for k, v in first.report.items() if k not in drop} == {
+        k: v for k, v in second.report.items() if k not in drop
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_changes_memory_and_nothing_else(batch_size):
+    a, b = quick().report, quick(batch_size=batch_size).report
+    for x, y in zip(a["layers"], b["layers"]):
+        assert x["importance"] == pytest.approx(y["importance"], rel=1e-5)
+        assert x["alignment"] == pytest.approx(y["alignment"], rel=1e-3, abs=1e-6)
+    assert a["chosen"]["layer"] == b["chosen"]["layer"]
+    assert a["chosen"]["step_size"] == pytest.approx(b["chosen"]["step_size"], rel=1e-5)
+    assert a["metrics"] == b["metrics"]
+
+
+@pytest.mark.parametrize("settings", [
+    {"granularity": "attention"}, {"granularity": "block"}, {"direction": "gradient"}, {"rank": 4}, {"norms": True},
+    {"front_only": True}, {"tower": "vision"}, {"trajectory": "all"}, {"concept": "neon"},
+], ids=str)  # fmt: skip
+def test_every_way_forgets(settings):
+    result = quick(**settings)
+    assert result.succeeded, result.report["metrics"]
+    if settings.get("trajectory") == "all":
+        assert all(trial["ta"] is not None for trial in result.report["search"])
+    if settings.get("tower"):
+        assert {layer["tower"] for layer in result.report["layers"]} == {"vision"}
+    if settings.get("rank"):
+        assert all(key.endswith(("slug_up", "slug_down")) for key in result.patch.tensors)
+        assert all(torch.linalg.matrix_rank(d.double(), rtol=1e-5) <= 4 for d in result.patch.deltas.values())
+
+
+def test_retain_gradients_are_reused(result):
+    fresh = quick(tower="both")
+    again = quick(tower="both", retain_gradients=result.retain_gradients)
+    assert again.report["layers"] == fresh.report["layers"]
+    with pytest.raises(ValueError, match="retain_gradients are not those of this model"):
+        quick(retain_gradients={"text_projection": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("settings", [{}, {"rank": 3}], ids=["dense", "factors"])
+def test_saved_and_loaded_with_peft_it_is_what_was_searched(dtype, settings, tmp_path):
+    result = quick(dtype=dtype, **settings)
+    assert result.succeeded
+    base = zoo.load_clip(dtype)[0]
+    before, expected = snapshot(base), result.patch.new_weights(base)
+    result.patch.save_pretrained(tmp_path)
+
+    merged = PeftModel.from_pretrained(zoo.load_clip(dtype)[0], tmp_path).merge_and_unload()
+    for name, value in merged.state_dict().items():
+        path = name.removesuffix(".weight")
+        assert torch.equal(value, expected[path] if path in expected else before[name]), name
+    unloaded = PeftModel.from_pretrained(zoo.load_clip(dtype)[0], tmp_path).unload()
+    assert_same(unloaded, before)
+    assert all(not torch.equal(expected[path], before[f"{path}.weight"]) for path in expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_patches_in_either_order_give_equal_weights(dtype, tmp_path):
+    for concept in ("seven", "neon"):
+        quick(concept, dtype=dtype).patch.save_pretrained(tmp_path / concept)
+    states = []
+    for order in (("seven", "neon"), ("neon", "seven")):
+        model = PeftModel.from_pretrained(zoo.load_clip(dtype)[0], tmp_path / order[0], adapter_name=order[0])
+        model.load_adapter(tmp_path / order[1], adapter_name=order[1])
+        model.base_model.set_adapter(list(order))
+        states.append(model.merge_and_unload().state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_failure_is_loud_everywhere(caplog, tmp_path):
+    result = quick(steps=1, front_only=True)
+    assert not result.succeeded and not result.report["succeeded"]
+    assert "NOT forgotten" in caplog.text
+    result.patch.save_pretrained(tmp_path)
+    assert "NOT forgotten" in (tmp_path / "README.md").read_text()
+    assert not UnlearningPatch.from_pretrained(tmp_path).report["succeeded"]
+
+
+def test_one_set_each_is_split_by_the_seed(tiny, processor):
+    forget, retain = noise_pairs(10, names=["three"]), noise_pairs(40, seed=1, names=["one", "two", "four", "zero"])
+    first = unlearn(tiny, processor, forget, retain, concept="three", steps=2).report["data"]
+    assert [first[k]["n"] for k in ("forget", "validation_forget", "test_forget")] == [6, 2, 2]
+    assert [first[k]["n"] for k in ("retain", "validation_retain", "test_retain")] == [24, 8, 8]
+    other = unlearn(tiny, processor, forget, retain, concept="three", steps=2, seed=1).report["data"]
+    assert other["test_forget"]["sha256"] != first["test_forget"]["sha256"]
+    given = unlearn(
+        tiny, processor, forget, retain, concept="three", steps=2, test_forget=noise_pairs(3, 5, ["three"])
+    )
+    assert [given.report["data"][k]["n"] for k in ("forget", "validation_forget", "test_forget")] in (
+        [7, 3, 3],
+        [8, 2, 3],
+    )
+
+
+REFUSED = {
+    "empty forget set": ({"forget": []}, EmptyDatasetError, "forget set is empty"),
+    "no forget set": ({"forget": None}, EmptyDatasetError, "No forget set"),
+    "no retain set": ({"retain": None}, EmptyDatasetError, "No retain set"),
+    "retain set of the concept alone": (
+        {"retain": noise_pairs(20, names=["three"])},
+        EmptyDatasetError,
+        "nothing but",
+    ),
+    "a forget set too small": ({"forget": noise_pairs(2, names=["three"])}, EmptyDatasetError, "2 pairs"),
+    "a concept over the limit": ({"concept": "three " * 30}, ConceptTooLongError, "tokens.*truncated"),
+    "several names": ({"concept": None, "forget": noise_pairs(20)}, ValueError, "5 different names"),
+    "a missing column": ({"text_column": "caption", "forget": noise_rows(9)}, MissingColumnError, "'caption'.*text"),
+    "a template without a place": ({"template": "a photo"}, ValueError, "exactly one {}"),
+    "an unknown direction": ({"direction": "down"}, ValueError, "'down'"),
+    "an empty batch": ({"batch_size": 0}, ValueError, "batch_size"),
+}
+
+
+@pytest.mark.parametrize("changes, error, message", REFUSED.values(), ids=REFUSED.keys())
+def test_refused_with_a_message_and_the_model_unchanged(tiny, processor, changes, error, message):
+    before = snapshot(tiny)
+    arguments = {
+        "forget": noise_pairs(10, names=["three"]),
+        "retain": noise_pairs(40, seed=1),
+        "concept": "three",
+        **changes,
+    }
+    forget, retain = arguments.pop("forget"), arguments.pop("retain")
+    with pytest.raises(error, match=f"(?s){message}"):
+        unlearn(tiny, processor, forget, retain, **arguments)
+    assert_same(tiny, before)
+
+
+def test_a_model_that_is_not_clip_is_refused(processor):
+    model = CLIPTextModel(make_clip().config.text_config)
+    with pytest.raises(UnsupportedModelError, match="Expected a transformers CLIPModel.*CLIPTextModel"):
+        unlearn(model, processor, noise_pairs(9), noise_pairs(9), concept="three")
+
+
+def test_long_captions_of_the_retain_set_are_truncated_and_said(tiny, processor, caplog):
+    rows = noise_rows(20, seed=3, names=["one", "two"])
+    rows[0]["text"] = "a photo of one " * 10
+    result = unlearn(tiny, processor, noise_pairs(10, names=["three"]), rows, concept="three", steps=1,
+                     validation_retain=noise_pairs(9), test_retain=noise_pairs(9))  # fmt: skip
+    assert "1 captions of the retain set are longer" in caplog.text
+    assert result.report["data"]["truncated_captions"] == 1
+
+
+def test_captions_without_names_are_their_own_classes(tiny, processor):
+    captions = ["two dogs in the snow", "a red car", "blue water", "a green hill", "an old house"]
+    retain = [{**row, "text": captions[i % 5], "name": None} for i, row in enumerate(noise_rows(40))]
+    report = unlearn(tiny, processor, noise_pairs(10, names=["three"]), retain, concept="three", steps=1).report
+    assert report["metrics"]["n_names"] == 6 and not math.isnan(report["metrics"]["after"]["ta"])
