@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,18 @@ def short_name(layer: str) -> str:
     return f"{tower} {block} {part.removeprefix('self_attn.').removeprefix('mlp.')}"
 
 
+def _spread(axis: Axes, points: Sequence[tuple[float, float, Any]]) -> list[float]:
+    """Heights in the margin for the labels of points sorted by y: beside the point, but never on one another."""
+    low, high = (math.log10(limit) for limit in axis.get_ylim())
+    heights: list[float] = []
+    gap = min(0.075, 0.94 / max(len(points), 1))
+    for _, y, _ in points:
+        own = (math.log10(y) - low) / (high - low)
+        heights.append(max(own, heights[-1] + gap if heights else 0.03))
+    overhang = max(0.0, heights[-1] - 0.97) if heights else 0.0
+    return [max(height - overhang, 0.03 + i * gap) for i, height in enumerate(heights)] if overhang else heights
+
+
 def plot_front(report: dict[str, Any]) -> Figure:
     """
     Plots importance against abs(alignment) of every candidate, a panel a tower (Fig. 2a/b of the paper).
@@ -77,9 +90,9 @@ def plot_front(report: dict[str, Any]) -> Figure:
             shown = on_front if label == "front" else [p for p in points if p[2]["name"] == chosen]
             if shown:
                 axis.scatter([p[0] for p in shown], [p[1] for p in shown], s=44, color=color, label=label, zorder=3)
-        # along a front alignment rises with importance, so labels in that order in the margin have leaders that don't cross
-        for place, (x, y, layer) in enumerate(front):
-            height = (place + 0.5) / len(front)
+        axis.margins(0.12)
+        labelled = sorted(front + [p for p in points if p[2]["name"] == chosen and p not in front], key=lambda p: p[1])
+        for (x, y, layer), height in zip(labelled, _spread(axis, labelled), strict=True):
             axis.annotate(
                 short_name(layer["name"]),
                 (x, y),
@@ -91,7 +104,6 @@ def plot_front(report: dict[str, Any]) -> Figure:
                 arrowprops={"arrowstyle": "-", "color": _FRONT, "lw": 0.5, "alpha": 0.6},
             )
         axis.set(xlabel="importance  ‖∇forget‖ / ‖W‖", ylabel="|alignment|  cos(∇forget, ∇retain)")
-        axis.margins(0.12)
         axis.grid(True, which="major", alpha=0.25)
     # every kind of point once, whichever panel it is in
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}

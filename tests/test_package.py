@@ -1,0 +1,39 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import subprocess
+import sys
+
+import pytest
+
+import hf_slug
+
+
+def modules_after(statement):
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_the_package_brings_hardly_more_than_peft():
+    extra = modules_after("import hf_slug") - modules_after("import peft")
+    assert not {
+        name for name in extra if name.split(".")[0] in ("diffusers", "datasets", "pandas", "matplotlib", "sklearn")
+    }
+    assert not {name for name in extra if name.startswith("transformers.models.clip")}
+    own = {name for name in extra if name.startswith("hf_slug")}
+    assert own and len(extra - own) <= 5, extra - own
+
+
+def test_importing_the_package_makes_slug_a_peft_type():
+    code = "import hf_slug; from peft import PeftType, get_peft_config; print(get_peft_config({'peft_type': 'SLUG'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SlugConfig" in done.stdout
+
+
+@pytest.mark.parametrize("name", hf_slug.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    assert getattr(hf_slug, name).__doc__.strip()
+    assert name in dir(hf_slug)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'unlern'"):
+        hf_slug.unlern
