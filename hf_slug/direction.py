@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The direction of the step: always one that ascends the forget loss (DESIGN: `W + λ·direction`)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -73,11 +74,12 @@ def compute_input_moments(
             for _, batch in image_batches(model, processor, pairs, batch_size, "retain inputs"):
                 embed(model, "vision", batch)
         if moments["text"]:
-            texts = list(dict.fromkeys(pairs.texts))
+            counts = Counter(pairs.texts)
+            texts = list(counts)
             for start in range(0, len(texts), batch_size):
                 part = texts[start : start + batch_size]
                 batch = text_batch(model, processor, part)
-                often = torch.tensor([float(pairs.texts.count(text)) for text in part], device=model.device)
+                often = torch.tensor([float(counts[text]) for text in part], device=model.device)
                 for moment in moments["text"].values():
                     moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
                 embed(model, "text", batch)

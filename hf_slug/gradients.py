@@ -19,20 +19,30 @@ Gradients = dict[str, torch.Tensor]  # canonical module name -> gradient of its 
 
 
 @contextmanager
-def requires_grad_only(model: torch.nn.Module, weights: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
-    """Makes these weights, and nothing else, require a gradient; eval mode. Restores every flag and mode on the way out."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Puts a model in eval mode, and every module of it back into its own on the way out."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval().requires_grad_(False)
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def requires_grad_only(model: torch.nn.Module, weights: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+    """Makes these weights, and nothing else, require a gradient; in eval mode. Restores all on the way out."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(False)
         for weight in weights.values():
             weight.requires_grad_(True)
-        yield
+        with eval_mode(model):
+            yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
 
 
 class GradientMean:
@@ -112,8 +122,10 @@ def compute_forget_gradients(
         GradientError: If a gradient is not finite.
     """
     if prompts is None:
-        texts = list(dict.fromkeys(pairs.texts))
-        against = torch.tensor([[texts.index(text)] for text in pairs.texts])
+        own = pairs.texts
+        texts = list(dict.fromkeys(own))
+        position = {text: i for i, text in enumerate(texts)}
+        against = torch.tensor([[position[text]] for text in own])
     else:
         texts = list(prompts)
         against = torch.arange(len(texts)).expand(len(pairs), -1)
@@ -173,13 +185,14 @@ def compute_retain_gradients(
     """
     weights = _weights_by_tower(model, layers)
     together = {name: weight for part in weights.values() for name, weight in part.items()}
-    captions = None if "text" in weights else embed_texts(model, processor, pairs.texts)
+    texts = pairs.texts
+    captions = None if "text" in weights else embed_texts(model, processor, texts)
     mean = GradientMean(together)
     with requires_grad_only(model, together):
         for start, batch in image_batches(model, processor, pairs, batch_size, "retain gradient"):
             with torch.set_grad_enabled("vision" in weights):
                 seen = embed(model, "vision", batch)
-            own = pairs.texts[start : start + batch_size]
+            own = texts[start : start + batch_size]
             if captions is None:
                 unique = list(dict.fromkeys(own))
                 rows = torch.tensor([unique.index(text) for text in own], device=seen.device)

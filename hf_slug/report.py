@@ -93,11 +93,19 @@ def describe_search(found: Search) -> list[dict[str, Any]]:
     keys = ("fa1", "fa5", "ta")
     return [
         {"layer": trial.layer.name, "step_size": trial.step_size, "relative_change": trial.relative_change}
-        | {key: trial.metrics.get(key) for key in keys}
-        | {key: value for key, value in trial.metrics.items() if key not in keys}
+        | {key: _plain(trial.metrics.get(key)) for key in dict.fromkeys((*keys, *trial.metrics))}
         | {"forgotten": trial.forgotten}
         for trial in found.trials
     ]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a metric: a finite number, or `None`; a user's evaluator may return anything."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None if value is None else str(value)
+    return number if math.isfinite(number) else None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -177,6 +177,7 @@ def search(
                 raise ValueError(
                     f"The evaluator's primary_metric is {key!r}, and it returned only {', '.join(map(repr, metrics))}."
                 )
+            metrics[key] = float(metrics[key])
             return metrics
 
         return measure

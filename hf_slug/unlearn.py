@@ -13,9 +13,9 @@ from .direction import DIRECTIONS, Direction, compute_directions, compute_input_
 from .errors import EmptyDatasetError
 from .evaluation import Evaluator, ZeroShotEvaluator
 from .fingerprint import compute_fingerprint
-from .gradients import compute_forget_gradients, compute_retain_gradients
+from .gradients import compute_forget_gradients, compute_retain_gradients, eval_mode
 from .inputs import check_prompts, warn_of_truncation
-from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_in, say
+from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_in, name_of, say
 from .parts import common_concept, load_parts
 from .patch import UnlearningPatch
 from .report import build_report, describe_data, describe_model, peak_memory
@@ -163,68 +163,82 @@ def unlearn(
             raise EmptyDatasetError(
                 f"The {part} part of the retain set shows nothing but the concept {concept_name!r}."
             )
+    shown = sum(name_of(pair, templates).casefold() == concept_name.casefold() for pair in parts["retain"])
+    if shown:
+        logger.warning(
+            f"{shown} of {len(parts['retain'])} pairs of the retain set show the concept {concept_name!r}: the retain loss asks "
+            f"for what the forget loss removes. Leave them out of the retain set."
+        )
     truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
 
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
-    started = time.perf_counter()
-    contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
-    weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
-    forget_gradients = compute_forget_gradients(model, processor, layers, parts["forget"], prompts, batch_size)
-    if retain_gradients is None:
-        retain_gradients = compute_retain_gradients(model, processor, layers, parts["retain"], contrast)
-    _check_gradients(retain_gradients, weights)
-    scores = score_layers(layers, weights, forget_gradients, retain_gradients)
-    candidates = [score.layer for score in select_layers(scores, front_only=front_only)]
-    moments = None
-    if direction == "whitened":
-        moments = compute_input_moments(model, processor, candidates, parts["retain"], batch_size)
-    directions = compute_directions(forget_gradients, candidates, moments, epsilon, rank)
-    gradient_seconds = time.perf_counter() - started
+    with eval_mode(model):
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(model.device)
+        started = time.perf_counter()
+        contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
+        weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
+        if retain_gradients is not None:
+            _check_gradients(retain_gradients, weights)
+        forget_gradients = compute_forget_gradients(model, processor, layers, parts["forget"], prompts, batch_size)
+        if retain_gradients is None:
+            retain_gradients = compute_retain_gradients(model, processor, layers, parts["retain"], contrast)
+        scores = score_layers(layers, weights, forget_gradients, retain_gradients)
+        candidates = [score.layer for score in select_layers(scores, front_only=front_only)]
+        moments = None
+        if direction == "whitened":
+            moments = compute_input_moments(model, processor, candidates, parts["retain"], batch_size)
+        directions = compute_directions(forget_gradients, candidates, moments, epsilon, rank)
+        gradient_seconds = time.perf_counter() - started
 
-    started = time.perf_counter()
-    chooser = evaluate if evaluate is not None else evaluators["validation"]
-    found = search(model, candidates, directions, chooser, steps, target, trajectory)
-    search_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        chooser = evaluate if evaluate is not None else evaluators["validation"]
+        found = search(model, candidates, directions, chooser, steps, target, trajectory)
+        search_seconds = time.perf_counter() - started
 
-    best = found.chosen
-    config = SlugConfig(
-        target_modules=list(best.layer.modules),
-        tower=best.layer.tower,
-        step_size=best.step_size,
-        rank=rank,
-        concept=concept,
-        granularity=granularity,
-        direction=direction,
-        base_model_name_or_path=describe_model(model)["name_or_path"] or None,
-        revision=describe_model(model)["revision"],
-        base_fingerprint=compute_fingerprint(layer_weights(model, best.layer)),
-        inference_mode=True,
-    )
-    deltas = {name: scale_delta(directions[name], best.step_size) for name in best.layer.modules}
-    patch = UnlearningPatch.from_deltas(deltas, config)
-    changed = patch.new_weights(model, strict=False)
-    tester = evaluators["test"]
-    patch.report = build_report(
-        concept=concept,
-        prompts=prompts,
-        model=model,
-        settings={"tower": tower, "granularity": granularity, "direction": direction, "rank": rank, "steps": steps},
-        scores=scores,
-        found=found,
-        chooser=chooser,
-        target=target,
-        tester=tester,
-        compared=tester.prepare(model).compare(best.layer, changed),
-        cost={
-            "gradient_s": gradient_seconds,
-            "search_s": search_seconds,
-            "peak_memory_bytes": peak_memory(model.device),
-            "patch_bytes": patch.num_bytes,
-        },
-        data=describe_data(parts, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated),
-        seed=seed,
-    )
+        best = found.chosen
+        config = SlugConfig(
+            target_modules=list(best.layer.modules),
+            tower=best.layer.tower,
+            step_size=best.step_size,
+            rank=rank,
+            concept=concept,
+            granularity=granularity,
+            direction=direction,
+            base_model_name_or_path=describe_model(model)["name_or_path"] or None,
+            revision=describe_model(model)["revision"],
+            base_fingerprint=compute_fingerprint(layer_weights(model, best.layer)),
+            inference_mode=True,
+        )
+        deltas = {name: scale_delta(directions[name], best.step_size) for name in best.layer.modules}
+        patch = UnlearningPatch.from_deltas(deltas, config)
+        changed = patch.new_weights(model, strict=False)
+        tester = evaluators["test"]
+        patch.report = build_report(
+            concept=concept,
+            prompts=prompts,
+            model=model,
+            settings={
+                "tower": tower,
+                "granularity": granularity,
+                "direction": direction,
+                "rank": rank,
+                "steps": steps,
+            },
+            scores=scores,
+            found=found,
+            chooser=chooser,
+            target=target,
+            tester=tester,
+            compared=tester.prepare(model).compare(best.layer, changed),
+            cost={
+                "gradient_s": gradient_seconds,
+                "search_s": search_seconds,
+                "peak_memory_bytes": peak_memory(model.device),
+                "patch_bytes": patch.num_bytes,
+            },
+            data=describe_data(parts, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated),
+            seed=seed,
+        )
     if not patch.report["succeeded"]:
         metrics, key = patch.report["metrics"], tester.primary_metric
         logger.warning(

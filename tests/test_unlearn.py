@@ -235,3 +235,38 @@ def test_captions_without_names_are_their_own_classes(tiny, processor):
     retain = [{**row, "text": captions[i % 5], "name": None} for i, row in enumerate(noise_rows(40))]
     report = unlearn(tiny, processor, noise_pairs(10, names=["three"]), retain, concept="three", steps=1).report
     assert report["metrics"]["n_names"] == 6 and not math.isnan(report["metrics"]["after"]["ta"])
+
+
+def test_a_model_in_train_mode_is_measured_in_eval_mode_and_given_back_as_it_was(tiny, processor):
+    sets = {"forget": noise_pairs(10, names=["three"]), "retain": noise_pairs(40, 1, ["one", "two", "four", "zero"])}
+    expected = unlearn(tiny, processor, **sets, concept="three", steps=2).report
+    for module in tiny.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.5
+    tiny.train()
+    report = unlearn(tiny, processor, **sets, concept="three", steps=2).report
+    assert all(module.training for module in tiny.modules())
+    assert (report["layers"], report["search"], report["metrics"]) == (
+        expected["layers"],
+        expected["search"],
+        expected["metrics"],
+    )
+
+
+def test_a_retain_set_that_shows_the_concept_is_said(tiny, processor, caplog):
+    unlearn(tiny, processor, noise_pairs(10, names=["three"]), noise_pairs(40, 1), concept="three", steps=1)
+    assert "pairs of the retain set show the concept 'three'" in caplog.text
+
+
+def test_a_users_evaluator_may_return_what_json_has_no_number_for(tiny, processor, tmp_path):
+    class Odd:
+        primary_metric, greater_is_better = "score", False
+
+        def __call__(self, model):
+            return {"score": torch.tensor(0.5), "note": "fine", "spread": float("nan")}
+
+    sets = {"forget": noise_pairs(10, names=["three"]), "retain": noise_pairs(40, 1, ["one", "two"])}
+    result = unlearn(tiny, processor, **sets, concept="three", steps=1, evaluate=Odd(), target=0.6)
+    result.patch.save_pretrained(tmp_path)
+    trial = UnlearningPatch.from_pretrained(tmp_path).report["search"][0]
+    assert trial["score"] == 0.5 and trial["note"] == "fine" and trial["spread"] is None and trial["ta"] is None
