@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from .tuner import SlugConfig
 
@@ -27,6 +27,8 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
         base_model=base if on_hub else None,
         base_model_relation="adapter" if on_hub else None,
         tags=["unlearning", "machine-unlearning", "slug", "clip", "hf-slug"],
+        model_name=f"forget {concept}" if report else None,
+        eval_results=_eval_results(report) if report else None,
     )
     lines = ["---", data.to_yaml().rstrip(), "---", "", f"# Forget {concept!r}", ""]
     if report and not report["succeeded"]:
@@ -70,3 +72,20 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
             f"search has seen them. Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
+    """What was measured on the test set, as the Hub's metadata want it."""
+    metrics, data = report["metrics"], report["data"]
+    measured = {"FA@1": ("test_forget", "fa1"), "FA@5": ("test_forget", "fa5"), "TA": ("test_retain", "ta")}
+    return [
+        EvalResult(
+            task_type="zero-shot-image-classification",
+            dataset_type=part,
+            dataset_name=data[part]["source"],
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=metrics["after"][key],
+        )
+        for name, (part, key) in measured.items()
+    ]

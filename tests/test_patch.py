@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from conftest import assert_same, make_clip, snapshot
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -49,7 +50,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path, rank):
         "succeeded": True,
         "metrics": {"before": _M, "after": _M, "fa_interval": [0, 1], **_N},
     }
-    patch.report["seed"] = 0
+    patch.report |= {"seed": 0, "data": {part: {"source": "a folder"} for part in ("test_forget", "test_retain")}}
     patch.save_pretrained(tmp_path)
     again = UnlearningPatch.from_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([WEIGHTS, CONFIG, REPORT, CARD])
@@ -105,6 +106,26 @@ def test_another_base_is_refused_by_both_ways_of_loading(folder):
 def test_a_model_without_the_tower_is_refused(folder):
     with pytest.raises(UnsupportedModelError, match="has no text_model"):
         UnlearningPatch.from_pretrained(folder).new_weights(torch.nn.Linear(2, 2))
+
+
+def test_the_card_has_the_hubs_metadata_and_the_numbers(tmp_path):
+    patch = make_patch()
+    after = {"fa1": 0.0, "fa5": 0.125, "ta": 0.875, "ta_neighbors": 0.75}
+    patch.report = {
+        "succeeded": True,
+        "seed": 3,
+        "metrics": {"before": _M, "after": after, "fa_interval": [0.0, 0.3], **_N},
+        "data": {part: {"source": "a folder"} for part in ("test_forget", "test_retain")},
+    }
+    patch.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / CARD)
+    assert card.data.base_model == "user/clip" and card.data.base_model_relation == "adapter"
+    assert card.data.library_name == "peft" and "unlearning" in card.data.tags
+    assert {r.metric_name: r.metric_value for r in card.data.eval_results} == {"FA@1": 0.0, "FA@5": 0.125, "TA": 0.875}
+    assert "87.50%" in card.text and "seed 3" in card.text and "NOT forgotten" not in card.text
+    patch.config.base_model_name_or_path = "/home/me/clip"  # no model id: the Hub would refuse the card
+    patch.save_pretrained(tmp_path)
+    assert ModelCard.load(tmp_path / CARD).data.base_model is None
 
 
 def rewrite(folder, change):
