@@ -1,5 +1,5 @@
 # `make demo` and `make test` each do all the set-up they need on a fresh machine: a virtual environment in .venv, with the
-# versions of constraints.txt. torch comes first and pinned, which makes it the small CPU build.
+# versions of constraints.txt. torch comes first and pinned, so that nothing later brings another build of it.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
