@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # nothing below may need a network after installation
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-lowest check bench clean
 
 $(VENV)/python.stamp: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,8 +34,16 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the oldest versions that pyproject.toml allows
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt torch setuptools wheel
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt --no-build-isolation -e '.[test]'
+	$(VENV)-lowest/bin/python -m pytest -n 2
+	$(VENV)-lowest/bin/python tests/peft_conformance/run.py
+
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/zoo_concepts.py
 
 clean:
-	rm -rf $(VENV) hf-slug-demo build *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest hf-slug-demo build *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache

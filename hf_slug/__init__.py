@@ -6,7 +6,9 @@ Importing the package makes `"SLUG"` a PEFT type, so that `PeftModel.from_pretra
 is imported when it is first used.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .tuner import SlugConfig, SlugLayer, SlugModel
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from .data import Pairs, load_pairs
     from .evaluation import Evaluator, ZeroShotEvaluator
     from .patch import UnlearningPatch
-    from .unlearn import UnlearningResult, unlearn
+    from .result import UnlearningResult
+    from .unlearn import unlearn
 
 __version__ = "0.1.0"
 
@@ -25,14 +28,13 @@ _LAZY = {
     "Evaluator": "evaluation",
     "Pairs": "data",
     "UnlearningPatch": "patch",
-    "UnlearningResult": "unlearn",
+    "UnlearningResult": "result",
     "ZeroShotEvaluator": "evaluation",
     "filter_captions": "captions",
     "load_pairs": "data",
-    "unlearn": "unlearn",
 }
 
-__all__ = ["SlugConfig", "SlugLayer", "SlugModel", *_LAZY]
+__all__ = ["SlugConfig", "SlugLayer", "SlugModel", "unlearn", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,4 +46,20 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    # `unlearn` is a function and, by its file, a module. Importing a submodule sets it as an attribute of its package, which
+    # would hide the function from then on.
+    @property
+    def unlearn(self) -> Any:
+        return import_module(".unlearn", __name__).unlearn
+
+    @unlearn.setter
+    def unlearn(self, module: ModuleType) -> None:
+        pass
+
+
+if not TYPE_CHECKING:
+    sys.modules[__name__].__class__ = _Package

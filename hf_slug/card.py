@@ -27,11 +27,12 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
         base_model=base if on_hub else None,
         base_model_relation="adapter" if on_hub else None,
         tags=["unlearning", "machine-unlearning", "slug", "clip", "hf-slug"],
-        model_name=f"forget {concept}" if report else None,
-        eval_results=_eval_results(report) if report else None,
+        model_name=f"forget {concept}" if "metrics" in report else None,
+        eval_results=_eval_results(report) if "metrics" in report else None,
     )
     lines = ["---", data.to_yaml().rstrip(), "---", "", f"# Forget {concept!r}", ""]
-    if report and not report["succeeded"]:
+    measured = "metrics" in report and "data" in report
+    if report.get("succeeded") is False:
         lines += [
             "> **This patch does not do what it is for: the concept was NOT forgotten** (see the numbers below).",
             "",
@@ -53,7 +54,7 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
         'model = PeftModel.from_pretrained(model, "<this repository or folder>")  # .unload() gives the original back, bit for bit',
         "```",
     ]
-    if report:
+    if measured:
         metrics = report["metrics"]
         before, after = metrics["before"], metrics["after"]
         low, high = metrics["fa_interval"]
@@ -63,13 +64,18 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
             ("TA (the other names, macro average)", "ta"),
             ("TA of the nearest names", "ta_neighbors"),
         ]
-        lines += ["", "| on unseen test data | before | after |", "|---|---|---|"]
+        overlap = report["data"].get("overlap", 0)
+        unseen = (
+            f"{overlap} of these images were also in the sets that the gradient or the search saw."
+            if overlap
+            else "Neither the gradient nor the search has seen them."
+        )
+        lines += ["", "| on test data | before | after |", "|---|---|---|"]
         lines += [f"| {title} | {before[key]:.2%} | {after[key]:.2%} |" for title, key in rows]
         lines += [
             "",
             f"{metrics['n_forget']} images of the concept (95 % interval of FA@1 after: {low:.2%} to {high:.2%}) and "
-            f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. Neither the gradient nor the "
-            f"search has seen them. Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
+            f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. {unseen} Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
         ]
     return "\n".join(lines) + "\n"
 

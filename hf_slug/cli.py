@@ -5,6 +5,7 @@ Exit codes: 0 forgotten, 1 not forgotten (the patch is saved all the same, and s
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ def run_demo(args: argparse.Namespace) -> int:
     """Forgets a concept of the zoo's CLIP; saves the patch and the pictures."""
     from . import plots, zoo
 
+    check_output(args.output)
+    plots.check_installed()
     result = zoo.unlearn_clip(args.concept, seed=args.seed, trajectory="chosen")
     result.patch.save_pretrained(args.output / "patch")
     files = plots.save_plots(result.report, args.output / "plots")
@@ -101,6 +104,7 @@ def run_unlearn(args: argparse.Namespace) -> int:
     """Forgets a concept of the user's CLIP."""
     from .unlearn import unlearn
 
+    check_output(args.output)
     if args.plots is not None:
         from . import plots
 
@@ -177,7 +181,7 @@ def run_inspect(args: argparse.Namespace) -> int:
         for c in changes
     ]
     print(format_table(["module", "shape", "‖Δ‖", "‖Δ‖/‖W‖"], rows))
-    if report:
+    if "metrics" in report:
         print("\n" + format_metrics(report))
     return 0
 
@@ -191,6 +195,7 @@ def load_model(name: str, dtype: str, device: str | None, revision: str) -> tupl
     """
     import torch
     from accelerate import PartialState
+    from safetensors import SafetensorError
     from transformers import AutoConfig, CLIPModel, CLIPProcessor
 
     config = AutoConfig.from_pretrained(name, revision=revision)
@@ -200,10 +205,24 @@ def load_model(name: str, dtype: str, device: str | None, revision: str) -> tupl
             f"openai/clip-vit-base-patch32."
         )
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = CLIPModel.from_pretrained(name, dtype=kind, revision=revision)
-    return model.eval().to(device or PartialState().default_device), CLIPProcessor.from_pretrained(
-        name, revision=revision
-    )
+    try:
+        model = CLIPModel.from_pretrained(name, dtype=kind, revision=revision)
+        model = model.eval().to(device or PartialState().default_device)
+    except (SafetensorError, AssertionError) as error:  # damaged weights; a device that this torch was not built for
+        raise UnsupportedModelError(f"{name} can't be loaded on {device or 'the default device'}: {error}") from error
+    return model, CLIPProcessor.from_pretrained(name, revision=revision)
+
+
+def check_output(folder: Path) -> None:
+    """
+    Checks, before minutes of work, that a folder can be written to.
+
+    Raises:
+        NotADirectoryError: If it, or what it would lie in, is a file.
+    """
+    blocking = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if blocking is not None and not blocking.is_dir():
+        raise NotADirectoryError(f"{blocking} is a file. Give a folder for --output.")
 
 
 def read_names(path: Path) -> list[str]:
@@ -251,10 +270,21 @@ def format_metrics(report: dict[str, Any]) -> str:
     rows = [[title, f"{before[key]:.2%}", f"{after[key]:.2%}"] for key, title in titles.items()]
     low, high = metrics["fa_interval"]
     return (
-        format_table(["on unseen test data", "before", "after"], rows)
+        format_table(["on test data", "before", "after"], rows)
         + f"\n\n{metrics['n_forget']} images of the concept, {metrics['n_retain']} others, {metrics['n_names']} names; "
         + f"95 % interval of FA@1 after: {low:.2%} to {high:.2%}; seed {report['seed']}."
     )
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """Says in a line whether the concept is forgotten, and what the test set says of it."""
+    metrics, target = report["metrics"], report["target"]
+    if not target["known_before"]:
+        return "NOT FORGOTTEN: the model did not recognise the concept before, so there was nothing to forget."
+    if not report["succeeded"]:
+        return "NOT FORGOTTEN: the target was not reached; don't publish this patch."
+    left = round(metrics["after"]["fa1"] * metrics["n_forget"])
+    return f"FORGOTTEN ({left} of {metrics['n_forget']} test images of the concept are still recognised first)"
 
 
 def _finish(result: "UnlearningResult", args: argparse.Namespace, files: Sequence[Path]) -> int:
@@ -270,14 +300,15 @@ def _finish(result: "UnlearningResult", args: argparse.Namespace, files: Sequenc
             f"\nGradient {cost['gradient_s']:.1f} s, search {cost['search_s']:.1f} s, patch {cost['patch_bytes']:,} bytes."
         )
         print("Saved: " + "\n       ".join(str(file) for file in files))
-        print(
-            "FORGOTTEN" if result.succeeded else "NOT FORGOTTEN: the target was not reached; don't publish this patch."
-        )
+        print(verdict(report))
     return 0 if result.succeeded else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ‖ is no reason to fail
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)

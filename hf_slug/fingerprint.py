@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .errors import WrongBaseError
+from .errors import CorruptPatchError, WrongBaseError
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,7 +60,9 @@ def _matches(weight: torch.Tensor, known: Mapping[str, Any]) -> bool:
         return _digest(weight, made) == known["sha256"][made]
     # float16 against bfloat16: both were rounded from a common original, which neither can give back
     sample, stored = torch.tensor(_sample(weight)), torch.tensor(known["sample"])
-    return torch.allclose(sample, stored, rtol=2**-7, atol=2**-14)
+    norm = float(weight.detach().double().norm())
+    same_norm = abs(norm - known["norm"]) <= 2e-4 * known["norm"]  # rounding errors cancel out in a norm
+    return same_norm and torch.allclose(sample, stored, rtol=2**-7, atol=2**-14)
 
 
 def verify_fingerprint(
@@ -78,11 +80,17 @@ def verify_fingerprint(
 
     Raises:
         WrongBaseError: If a shape or a hash differs.
+        CorruptPatchError: If the fingerprint is damaged.
     """
     for name, weight in weights.items():
         known = fingerprint.get(name)
         if known is None or weight.is_meta or not weight.is_floating_point():
             continue
+        if not isinstance(known, Mapping) or not {"shape", "norm", "dtype", "sha256", "sample"} <= known.keys():
+            raise CorruptPatchError(
+                f"The fingerprint of {name} in the patch's config is damaged: {str(known)[:60]!r}. Nothing was changed; get the "
+                f"patch again from its author."
+            )
         if list(weight.shape) != list(known["shape"]):
             found, expected = f"shape {tuple(weight.shape)}", f"shape {tuple(known['shape'])}"
         elif not _matches(weight, known):

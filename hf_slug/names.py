@@ -49,13 +49,16 @@ def name_of(pair: Pair, templates: Sequence[str]) -> str:
 
 
 def collect_names(parts: Sequence[Pairs], templates: Sequence[str]) -> dict[str, list[str]]:
-    """Collects the classes of pairs, sorted, with their prompts; a class that is a whole text is its own prompt."""
-    found: dict[str, list[str]] = {}
+    """
+    Collects the classes of pairs, sorted, with their prompts. A class that is a whole text is its own prompt; of names that
+    differ in case alone the first is taken.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
     for pair in (pair for pairs in parts for pair in pairs):
         name = name_of(pair, templates)
         is_text = pair.name is None and name == pair.text
-        found.setdefault(name, [name] if is_text else say(name, templates))
-    return dict(sorted(found.items()))
+        found.setdefault(name.casefold(), (name, [name] if is_text else say(name, templates)))
+    return dict(sorted(found.values()))
 
 
 def label(pairs: Pairs, names: Sequence[str], templates: Sequence[str], what: str) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .data import Pairs, load_pairs
 from .errors import EmptyDatasetError
+from .images import content
 from .names import collect_names
 
 
@@ -52,6 +53,13 @@ def load_parts(
                 f"least 5 pairs, or validation and test sets of their own."
             )
     return result
+
+
+def count_overlap(parts: Mapping[str, Pairs]) -> int:
+    """Counts the test images that occur, byte for byte, in a part that the gradient or the search sees."""
+    images = {part: [content(pair.encoded) for pair in pairs] for part, pairs in parts.items()}
+    seen = {image for part, own in images.items() if not part.startswith("test_") for image in own}
+    return sum(image in seen for part, own in images.items() if part.startswith("test_") for image in own)
 
 
 def common_concept(pairs: Pairs, templates: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The published artefact: one delta, its config, its report and its card, in a folder that PEFT reads."""
 
+import copy
 import json
 import shutil
 import tempfile
@@ -111,8 +112,10 @@ class UnlearningPatch:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patch-") as folder:
             self.config.save_pretrained(folder)
             save_file(self.tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"})
-            (Path(folder) / REPORT).write_text(json.dumps(self.report, indent=2, allow_nan=False) + "\n")
-            (Path(folder) / CARD).write_text(render_card(self.config, self.report))
+            (Path(folder) / REPORT).write_text(
+                json.dumps(self.report, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            )
+            (Path(folder) / CARD).write_text(render_card(self.config, self.report), encoding="utf-8")
             for name in (WEIGHTS, CONFIG, REPORT, CARD):
                 shutil.move(Path(folder) / name, target / name)
 
@@ -154,9 +157,11 @@ class UnlearningPatch:
         report = {}
         if (folder / REPORT).is_file():
             try:
-                report = json.loads((folder / REPORT).read_text())
+                report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             except ValueError as error:
                 raise CorruptPatchError(f"{folder / REPORT} is not valid JSON ({error}).") from error
+            if not isinstance(report, dict):
+                raise CorruptPatchError(f"{folder / REPORT} holds a {type(report).__name__}, not a report.")
         return cls(config, tensors, report)
 
     def new_weights(self, model: nn.Module, weight: float = 1.0, strict: bool = True) -> dict[str, torch.Tensor]:
@@ -190,7 +195,8 @@ class UnlearningPatch:
 
     def to_peft(self, model: nn.Module, adapter_name: str = "default") -> PeftModel:
         """Attaches the patch to a model in memory, as [`~peft.PeftModel.from_pretrained`] does from a folder."""
-        peft_model = get_peft_model(model, self.config, adapter_name=adapter_name)
+        # PEFT writes the live model's name into the config it is given
+        peft_model = get_peft_model(model, copy.deepcopy(self.config), adapter_name=adapter_name)
         set_peft_model_state_dict(peft_model, self.tensors, adapter_name=adapter_name)
         peft_model.eval()
         return peft_model
@@ -215,6 +221,13 @@ class UnlearningPatch:
                 raise CorruptPatchError(
                     f"{what} holds {', '.join(sorted(found))} for {name}: expected {_DENSE}, or both factors."
                 )
+            if _UP in found:
+                up, down = (self.tensors[f"{_PREFIX}{name}.{part}"] for part in (_UP, _DOWN))
+                if not up.shape[1:] == down.shape[:1] == (self.config.rank,):
+                    raise CorruptPatchError(
+                        f"{what} holds factors of shape {tuple(up.shape)} and {tuple(down.shape)} for {name}; its config says "
+                        f"rank {self.config.rank}."
+                    )
 
 
 def _download(repo_id: str, subfolder: str | None, revision: str | None, hub_kwargs: dict[str, Any]) -> Path:

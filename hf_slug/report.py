@@ -139,24 +139,26 @@ def build_report(
     """
     Joins what a run found into `unlearning_report.json`.
 
-    `succeeded` means that the search reached its target on the validation set *and* that the test set does not contradict it:
-    the 95 % interval of its FA must begin within 0.1 of the target.
+    `succeeded` means that the model knew the concept before, that the search reached its target on the validation set, *and*
+    that the test set does not contradict it: the 95 % interval of its FA must begin within 0.1 of the target.
     """
     before, after, similarity = compared
     best, key = found.chosen, tester.primary_metric
     n_forget, n_retain = len(tester.forget), len(tester.retain)
-    contradicted = wilson_interval(after[key] * n_forget, n_forget)[0] > _TEST_SLACK + (
-        target if target is not None and chooser is not None and not chooser.greater_is_better else 0.0
-    )
+    goal = target if target is not None else float(chooser.greater_is_better)
+    # a user's evaluator has units of its own; the test is always by FA
+    allowed = _TEST_SLACK + (goal if chooser.primary_metric == key else 0.0)
+    contradicted = wilson_interval(after[key] * n_forget, n_forget)[0] > allowed
     return {
         "concept": concept,
         "prompts": list(prompts),
-        "succeeded": bool(found.succeeded and not contradicted),
+        "succeeded": bool(found.was_known and found.succeeded and not contradicted),
         "base_model": describe_model(model),
         **settings,
         "target": {
             "metric": chooser.primary_metric,
-            "value": target if target is not None else float(chooser.greater_is_better),
+            "value": goal,
+            "known_before": found.was_known,
             "reached_on_validation": found.succeeded,
             "contradicted_by_test": bool(contradicted),
         },
@@ -174,7 +176,7 @@ def build_report(
             "n_forget": n_forget,
             "n_retain": n_retain,
             "n_names": len(tester.names),
-            "neighbors": similarity["names"][1:],
+            "neighbors": similarity.pop("neighbors"),
             "fa_interval": list(wilson_interval(round(after["fa1"] * n_forget), n_forget)),
         },
         "similarity": similarity,

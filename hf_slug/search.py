@@ -48,11 +48,13 @@ class Search:
         trials (`list[Trial]`): Everything tried, layer by layer, in the order tried.
         chosen (`Trial`): The best of them.
         succeeded (`bool`): Whether the chosen one reached the target. If no trial did, it is the one that came closest.
+        was_known (`bool`): Whether the target was *not* reached at the original weights, i.e. there was something to forget.
     """
 
     trials: list[Trial]
     chosen: Trial
     succeeded: bool
+    was_known: bool = True
 
 
 def scale_delta(direction: torch.Tensor, step_size: float) -> torch.Tensor:
@@ -86,7 +88,7 @@ def search_layer(
     measure: Measure,
     is_forgotten: Callable[[dict[str, Any]], bool],
     steps: int = 10,
-    tolerance: float = 0.22,
+    tolerance: float = 0.34,
 ) -> list[Trial]:
     """
     Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
@@ -98,7 +100,7 @@ def search_layer(
         measure (`Callable`): From new weights to metrics.
         is_forgotten (`Callable`): From metrics to whether the target is reached.
         steps (`int`, *optional*, defaults to 10): At most so many trials.
-        tolerance (`float`, *optional*, defaults to 0.22):
+        tolerance (`float`, *optional*, defaults to 0.34):
             Bisection ends when the smallest forgetting step is known to this share of itself (halvings give shares of 1/n,
             which this is not, so that rounding never decides). Going finer would fit the
             validation sample: where its last image is forgotten, an unseen one often is not yet.
@@ -183,6 +185,10 @@ def search(
         return measure
 
     prepared = evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
+    original = layer_weights(model, layers[0])
+    before = (prepared.probe(layers[0]) if prepared is not None else call(layers[0]))(
+        {name: weight.data for name, weight in original.items()}
+    )
     by_layer: list[list[Trial]] = []
     for layer in logging.tqdm(layers, desc="search", leave=False):
         measure = prepared.probe(layer) if prepared is not None else call(layer)
@@ -216,4 +222,4 @@ def search(
     tried = [trial for trials in by_layer for trial in trials]
     if prepared is not None and trajectory != "best":
         measure_retained(prepared, [t for t in tried if trajectory == "all" or t.layer == chosen.layer])
-    return Search(tried, chosen, bool(forgetting))
+    return Search(tried, chosen, bool(forgetting), was_known=not is_forgotten(before))

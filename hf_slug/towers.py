@@ -129,7 +129,7 @@ def check_clip_model(model: nn.Module) -> None:
         UnsupportedModelError: If it is not a `CLIPModel`, carries PEFT adapters, or its weights are quantised.
     """
     roots = find_tower_roots(model)
-    needed = ("get_image_features", "get_text_features", "logit_scale")
+    needed = ("get_image_features", "get_text_features", "logit_scale", *PROJECTION.values())
     if any(len(roots[tower]) != 1 for tower in TOWERS) or not all(hasattr(model, name) for name in needed):
         raise UnsupportedModelError(
             f"Expected a transformers CLIPModel (an image and a text encoder with projections and a temperature), found "

@@ -16,7 +16,7 @@ from .fingerprint import compute_fingerprint
 from .gradients import compute_forget_gradients, compute_retain_gradients, eval_mode
 from .inputs import check_prompts, warn_of_truncation
 from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_in, name_of, say
-from .parts import common_concept, load_parts
+from .parts import common_concept, count_overlap, load_parts
 from .patch import UnlearningPatch
 from .report import build_report, describe_data, describe_model, peak_memory
 from .result import UnlearningResult
@@ -130,17 +130,17 @@ def unlearn(
     """
     check_clip_model(model)
     templates = check_templates(template)
-    if direction not in DIRECTIONS:
-        raise ValueError(f"Unknown direction {direction!r}. Expected one of {', '.join(DIRECTIONS)}.")
-    if batch_size < 1 or (retain_batch_size is not None and retain_batch_size < 2):
-        raise ValueError("Expected a batch_size of at least 1 and a retain_batch_size of at least 2.")
+    _check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size)
     layers = candidate_layers(model, tower, granularity, norms)
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
     parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns)
     parts |= load_parts("retain", retain, validation_retain, test_retain, seed, columns)
 
-    concept = concept or common_concept(parts["forget"], templates)
-    prompts = say(concept, templates)
+    concept = common_concept(parts["forget"], templates) if concept is None else concept
+    if not concept.strip():
+        raise ValueError("The concept is blank. Give the name of what is to be forgotten.")
+    own = names.get(concept) if isinstance(names, Mapping) else None
+    prompts = list(own or say(concept, templates))  # what is unlearned is what is judged
     check_prompts(model, processor, prompts)
     concept_name = name_in(concept, [t for t in templates if t != "{}"]) or concept
     if names is None:
@@ -163,12 +163,18 @@ def unlearn(
             raise EmptyDatasetError(
                 f"The {part} part of the retain set shows nothing but the concept {concept_name!r}."
             )
+    if overlap := count_overlap(parts):
+        logger.warning(
+            f"{overlap} images of the test sets are also in the sets that the gradient or the search sees. What is measured on "
+            f"them says little of unseen data: remove duplicates first."
+        )
     shown = sum(name_of(pair, templates).casefold() == concept_name.casefold() for pair in parts["retain"])
     if shown:
         logger.warning(
             f"{shown} of {len(parts['retain'])} pairs of the retain set show the concept {concept_name!r}: the retain loss asks "
             f"for what the forget loss removes. Leave them out of the retain set."
         )
+    warn_of_truncation(model, processor, evaluators["test"].prompts, "names")
     truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
 
     with eval_mode(model):
@@ -236,16 +242,46 @@ def unlearn(
                 "peak_memory_bytes": peak_memory(model.device),
                 "patch_bytes": patch.num_bytes,
             },
-            data=describe_data(parts, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated),
+            data=describe_data(
+                parts, overlap=overlap, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated
+            ),
             seed=seed,
         )
-    if not patch.report["succeeded"]:
+    if not found.was_known:
+        logger.warning(
+            f"There was nothing to forget: without any change, {chooser.primary_metric} on the validation set already reaches "
+            f"the target for {concept!r}. The model does not recognise it under these prompts and names ({prompts[0]!r}, …)."
+        )
+    elif not patch.report["succeeded"]:
         metrics, key = patch.report["metrics"], tester.primary_metric
         logger.warning(
             f"{concept!r} was NOT forgotten: {key} is {metrics['after'][key]:.1%} on {metrics['n_forget']} test images "
             f"({metrics['before'][key]:.1%} before). Try more steps, another tower, or a larger forget set."
         )
     return UnlearningResult(patch, dict(retain_gradients))
+
+
+def _check_settings(
+    direction: str,
+    trajectory: str,
+    steps: int,
+    epsilon: float,
+    rank: int | None,
+    batch_size: int,
+    retain_batch_size: int | None,
+) -> None:
+    wrong = {
+        f"direction={direction!r}: expected one of {', '.join(DIRECTIONS)}": direction not in DIRECTIONS,
+        f"trajectory={trajectory!r}: expected best, chosen or all": trajectory not in ("best", "chosen", "all"),
+        f"steps={steps}: expected at least 1": steps < 1,
+        f"epsilon={epsilon}: expected a positive number": not 0 < epsilon < float("inf"),
+        f"rank={rank}: expected at least 1, or None": rank is not None and rank < 1,
+        f"batch_size={batch_size}: expected at least 1": batch_size < 1,
+        f"retain_batch_size={retain_batch_size}: expected at least 2": (retain_batch_size or 2) < 2,
+    }
+    found = [message for message, is_wrong in wrong.items() if is_wrong]
+    if found:
+        raise ValueError(f"Wrong setting: {'; '.join(found)}.")
 
 
 def _check_gradients(gradients: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:

@@ -1,5 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 import json
+import shutil
 
 import pytest
 import torch
@@ -69,6 +70,10 @@ def test_a_concept_that_was_not_forgotten_gives_another_exit_code(arguments, cap
         (["--concept", "seven " * 40], "tokens"),
         (["--template", "a photo"], "exactly one {}"),
         (["--model", "/nowhere/model"], "/nowhere/model"),
+        (["--rank", "0"], "rank=0"),
+        (["--output", __file__], "is a file"),
+        (["--output", f"{__file__}/deeper"], "is a file"),
+        (["--device", "cuda"], "cuda"),
     ],
 )
 def test_nonsense_is_answered_in_one_line(arguments, changes, message, capsys):
@@ -114,6 +119,14 @@ def test_the_demo(tmp_path, capsys):
 def test_the_demo_knows_its_concepts(tmp_path, capsys):
     assert main(["demo", "--concept", "mickey", "--output", str(tmp_path / "out")]) == 2
     assert "no concept 'mickey'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_damaged_model_weights_are_said(arguments, tmp_path, capsys):
+    shutil.copytree(zoo.CLIP_FOLDER, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert main([*arguments, "--model", str(tmp_path / "model")]) == 2
+    assert "can't be loaded" in capsys.readouterr().err
 
 
 def test_names_files(tmp_path):

@@ -573,8 +573,11 @@ def test_image_modes():
     exif[0x0112] = 6
     assert decode(save(picture(1), "JPEG", exif=exif.tobytes())).size == (4, 6)
     hidden = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
-    for transparent in (hidden, hidden.convert("LA"), hidden.convert("PA").convert("RGBA")):
+    for transparent in (hidden, hidden.convert("LA")):
         assert decode(save(transparent)).getpixel((0, 0)) == (255, 255, 255)
+    paletted = Image.new("P", (2, 2))
+    paletted.putalpha(0)
+    assert paletted.mode == "PA" and decode(paletted).getpixel((0, 0)) == (255, 255, 255)  # PNG knows no such mode
     palette = picture(3).quantize(4)
     assert decode(save(palette, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
     assert decode(save(palette)).getpixel((0, 0)) == (3, 10, 20)

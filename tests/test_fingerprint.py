@@ -4,7 +4,7 @@ import itertools
 import pytest
 import torch
 
-from hf_slug.errors import WrongBaseError
+from hf_slug.errors import CorruptPatchError, WrongBaseError
 from hf_slug.fingerprint import compute_fingerprint, verify_fingerprint
 
 
@@ -36,6 +36,19 @@ def test_one_changed_bit_is_another_base():
     other.view(torch.int32)[5, 5] ^= 1
     with pytest.raises(WrongBaseError):
         verify_fingerprint({"fc1": other}, fingerprint)
+
+
+def test_between_the_two_halves_a_base_that_differs_only_beside_the_sample_is_refused():
+    other = weight()
+    other[3, 1:9] += 1.0  # none of these is among the values that are kept
+    with pytest.raises(WrongBaseError):
+        verify_fingerprint({"fc1": other.bfloat16()}, compute_fingerprint({"fc1": weight().half()}))
+
+
+@pytest.mark.parametrize("damage", [{}, "abc", {"shape": [24, 16]}])
+def test_a_damaged_fingerprint_is_said(damage):
+    with pytest.raises(CorruptPatchError, match="fingerprint of fc1.*damaged"):
+        verify_fingerprint({"fc1": weight()}, {"fc1": damage})
 
 
 def test_another_shape_is_said():

@@ -30,6 +30,11 @@ def test_templates_need_one_place_for_the_name(wrong):
         check_templates(wrong)
 
 
+def test_names_that_differ_in_case_alone_are_one():
+    rows = [{**noise_rows(1)[0], "name": name} for name in ("Mira", "mira", "tobin")]
+    assert list(collect_names([load_pairs(rows)], ("a photo of {}",))) == ["Mira", "tobin"]
+
+
 def test_classes_come_from_the_name_column_the_template_or_the_whole_text():
     rows = [
         {**noise_rows(1)[0], "name": "mira", "text": "anything"},

@@ -28,9 +28,18 @@ def test_importing_the_package_makes_slug_a_peft_type():
     assert "SlugConfig" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "before", ["", "import hf_slug.unlearn", "from hf_slug import UnlearningResult", "import hf_slug.cli, hf_slug.zoo"]
+)
+def test_unlearn_is_the_function_whatever_was_imported_before(before):
+    code = f"{before}\nimport hf_slug.unlearn, hf_slug\nfrom hf_slug import unlearn\nprint(unlearn.__name__, hf_slug.unlearn.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["unlearn", "unlearn"]
+
+
 @pytest.mark.parametrize("name", hf_slug.__all__)
 def test_every_public_name_is_there_and_documented(name):
-    assert getattr(hf_slug, name).__doc__.strip()
+    assert callable(getattr(hf_slug, name)) and getattr(hf_slug, name).__doc__.strip()
     assert name in dir(hf_slug)
 
 

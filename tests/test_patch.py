@@ -83,6 +83,26 @@ def test_peft_from_a_folder_peft_in_memory_and_the_arithmetic_agree(tmp_path, dt
         assert torch.equal(expected[name], exact.to(dtype))
 
 
+def test_attaching_in_memory_leaves_the_patch_alone(tiny):
+    patch = make_patch()
+    tiny.name_or_path = "other/clone"
+    patch.to_peft(tiny)
+    assert patch.config.base_model_name_or_path == "user/clip"
+
+
+@pytest.mark.parametrize("change", [
+    lambda t, up, down: t.update({down: torch.zeros(2, t[down].shape[1])}),
+    lambda t, up, down: t.pop(up),
+    lambda t, up, down: t.update({up: torch.zeros(t[up].shape[0], 4), down: torch.zeros(4, t[down].shape[1])}),
+])  # fmt: skip
+def test_factors_that_do_not_fit_are_refused(tmp_path, change):
+    make_patch(rank=3).save_pretrained(tmp_path)
+    key = KEY.removesuffix("slug_delta")
+    rewrite(tmp_path, lambda tensors: change(tensors, key + "slug_up", key + "slug_down"))
+    with pytest.raises(CorruptPatchError, match="factors"):
+        UnlearningPatch.from_pretrained(tmp_path)
+
+
 def test_weight_scales_the_patch_and_zero_is_the_base(tiny):
     patch = make_patch()
     assert all(torch.equal(w, tiny.get_submodule(n).weight) for n, w in patch.new_weights(tiny, weight=0.0).items())
@@ -146,6 +166,7 @@ BROKEN = {
     "NaN": lambda f: rewrite(f, lambda t: t[KEY].view(-1)[3:4].fill_(float("nan"))),
     "infinity": lambda f: rewrite(f, lambda t: t[KEY].view(-1)[3:4].fill_(float("inf"))),
     "integers": lambda f: rewrite(f, lambda t: t.update({KEY: t[KEY].int()})),
+    "report is no report": lambda f: (f / REPORT).write_text("[1]"),
     "config is no JSON": lambda f: (f / CONFIG).write_text("{"),
     "config of code": lambda f: (f / CONFIG).write_text(
         json.dumps(json.loads((f / CONFIG).read_text()) | {"auto_map": {"AutoModel": "evil.Model"}})
@@ -160,8 +181,8 @@ def test_a_broken_patch_is_refused_and_the_model_unchanged(folder, damage):
     with pytest.raises((ValueError, OSError)) as caught:
         UnlearningPatch.from_pretrained(folder)
     assert len(str(caught.value)) > 20
-    if "LORA" in (folder / CONFIG).read_text():
-        return  # PEFT loads it as what it is
+    if "LORA" in (folder / CONFIG).read_text() or (folder / REPORT).read_text() == "[1]":
+        return  # PEFT loads the one as what it is, and does not read the other
     model = make_clip()
     before = snapshot(model)
     with pytest.raises((ValueError, OSError, RuntimeError)):

@@ -119,8 +119,9 @@ def test_any_evaluator_will_do(tiny):
         assert isinstance(evaluator, Evaluator)
         found = search(tiny, layers, directions_of(tiny, layers), evaluator, target=0.5)
         assert found.succeeded and found.chosen.layer.name == "visual_projection"
-        assert 0.5 <= found.chosen.relative_change <= 0.5 / (1 - 0.22) + 1e-3
-        assert evaluator.calls == len(found.trials)
+        assert 0.5 <= found.chosen.relative_change <= 0.5 / (1 - 0.34) + 1e-3
+        assert evaluator.calls == len(found.trials) + 1  # once at the original weights
+        assert found.was_known
     assert_same(tiny, before)
 
 
@@ -140,6 +141,12 @@ def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
     found = search(tiny, layers, directions_of(tiny, layers), Both(), steps=3)
     assert found.chosen.layer.name == "text_projection"
     assert found.chosen.step_size == min(t.step_size for t in found.trials if t.layer.name == "text_projection")
+
+
+def test_a_target_that_is_reached_without_a_change_is_said(tiny):
+    layers = candidate_layers(tiny, "vision")[-1:]
+    found = search(tiny, layers, directions_of(tiny, layers), Drift(tiny, "visual_projection"), steps=2, target=1.5)
+    assert not found.was_known
 
 
 def test_failure_is_said_and_the_closest_trial_returned(tiny):

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers.utils.peft_utils import find_adapter_config_file
 from tuner_helpers import DTYPES, TEXT_FC1, VISION_FC1, VISION_OUT, assert_bits, bits, config, make_clip, slug_layers
 
 from hf_slug.fingerprint import compute_fingerprint
@@ -137,7 +138,10 @@ def test_other_ways_through_transformers(tmp_path):
     )
     through_model = CLIPModel.from_pretrained(tmp_path / "repo/patch", dtype=torch.bfloat16)
     in_subfolder, from_tensors, with_lora = make_clip(), make_clip(), make_clip()
-    in_subfolder.load_adapter(tmp_path / "repo", adapter_kwargs={"subfolder": "patch"})
+    if find_adapter_config_file(str(tmp_path / "repo"), subfolder="patch"):
+        in_subfolder.load_adapter(tmp_path / "repo", adapter_kwargs={"subfolder": "patch"})
+    else:  # this transformers looks into subfolders of Hub repositories only
+        in_subfolder.load_adapter(tmp_path / "repo" / "patch")
     tensors = load_file(tmp_path / "repo/patch/adapter_model.safetensors")
     from_tensors.load_adapter(None, "default", SlugConfig(target_modules=[TEXT_FC1]), tensors)
     for model in (through_model, in_subfolder, from_tensors):

@@ -196,7 +196,11 @@ REFUSED = {
     "a missing column": ({"text_column": "caption", "forget": noise_rows(9)}, MissingColumnError, "'caption'.*text"),
     "a template without a place": ({"template": "a photo"}, ValueError, "exactly one {}"),
     "an unknown direction": ({"direction": "down"}, ValueError, "'down'"),
-    "an empty batch": ({"batch_size": 0}, ValueError, "batch_size"),
+    "an empty batch": ({"batch_size": 0}, ValueError, "batch_size=0"),
+    "no rank": ({"rank": 0}, ValueError, "rank=0"),
+    "a negative damping": ({"epsilon": -1.0}, ValueError, "epsilon=-1"),
+    "an unknown trajectory": ({"trajectory": "some"}, ValueError, "'some'"),
+    "a blank concept": ({"concept": "  "}, ValueError, "blank"),
 }
 
 
@@ -270,3 +274,70 @@ def test_a_users_evaluator_may_return_what_json_has_no_number_for(tiny, processo
     result.patch.save_pretrained(tmp_path)
     trial = UnlearningPatch.from_pretrained(tmp_path).report["search"][0]
     assert trial["score"] == 0.5 and trial["note"] == "fine" and trial["spread"] is None and trial["ta"] is None
+
+
+def test_forgetting_what_was_never_known_is_no_success(caplog):
+    result = quick(concept="seven", template="{}", names=["one", "two", "xyzzy"], **_relabelled("xyzzy"))
+    assert result.report["metrics"]["before"]["fa1"] <= 0.1
+    assert not result.succeeded and result.report["target"]["known_before"] is False
+    assert "nothing to forget" in caplog.text
+
+
+def _relabelled(name):
+    """Pictures of digits under a name that the model has never read."""
+    rows = [{**row, "name": row["name"]} for row in concept_pairs("one", "test", limit_per_digit=2)[0]]
+    others = [row for row in concept_pairs("seven", "test", limit_per_digit=2)[1] if row["name"] in ("one", "two")]
+    return {
+        "concept": name,
+        **{f"{part}_forget": [{**row, "name": name} for row in rows] for part in ("validation", "test")},
+        **{f"{part}_retain": others for part in ("validation", "test")},
+    }
+
+
+def test_a_test_set_that_contradicts_the_validation_set_is_believed():
+    """On validation the sevens are forgotten; the test set's pictures are fours, which a renamed text still finds."""
+    sevens, rest = concept_pairs("seven", "validation", limit_per_digit=3)
+    fours = [{**row, "name": "seven"} for row in concept_pairs("four", "test", limit_per_digit=3)[0]]
+    prompts = {name: [f"a {name}"] for name in names("digit") if name != "four"} | {
+        "seven": ["a seven", "a four", "a four"]
+    }
+    result = quick(
+        names=prompts,
+        validation_forget=sevens,
+        validation_retain=[row for row in rest if row["name"] != "four"],
+        test_forget=fours,
+        test_retain=[row for row in concept_pairs("seven", "test", limit_per_digit=3)[1] if row["name"] != "four"],
+        evaluate=_Satisfied(),
+    )
+    target = result.report["target"]
+    assert target["reached_on_validation"] and target["known_before"]
+    assert result.report["metrics"]["after"]["fa1"] > 0.5
+    assert target["contradicted_by_test"] and not result.succeeded
+
+
+class _Satisfied:
+    """Known at the first look, forgotten ever after: a validation that is wrong."""
+
+    primary_metric, greater_is_better = "fa1", False
+
+    def __init__(self):
+        self.looks = 0
+
+    def __call__(self, model):
+        self.looks += 1
+        return {"fa1": float(self.looks == 1)}
+
+
+def test_pictures_that_are_in_two_parts_are_counted_and_said(tiny, processor, caplog, tmp_path):
+    forget = noise_pairs(10, names=["three"])
+    result = unlearn(tiny, processor, forget, noise_pairs(40, 1, ["one", "two"]), concept="three", steps=1,
+                     validation_forget=forget, test_forget=forget)  # fmt: skip
+    assert result.report["data"]["overlap"] == 10 and "10 images of the test sets" in caplog.text
+    result.patch.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "10 of these images were also" in card and "has seen them" not in card
+
+
+def test_a_mapping_of_names_gives_the_prompts_of_both_losses():
+    result = quick(names={name: [f"a {name}", f"a photo of a {name}"] for name in names("digit")}, template="{}")
+    assert result.report["prompts"] == ["a seven", "a photo of a seven"] and result.succeeded

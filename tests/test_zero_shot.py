@@ -98,6 +98,11 @@ def test_the_concept_is_added_to_the_names_and_its_pictures_left_out_of_what_is_
     assert len(evaluator.retain) == 12 and "three" not in evaluator.retain.names
 
 
+def test_names_that_differ_in_case_alone_are_refused(processor):
+    with pytest.raises(ValueError, match="differ in more than case.*'Three', 'three'"):
+        evaluator_for(processor, names=[*NAMES, "Three"])
+
+
 def test_a_picture_of_something_else_is_an_error_that_names_it(processor):
     with pytest.raises(UnknownNameError, match="3 of 15 pairs.*'four'"):
         evaluator_for(processor, names=NAMES[:4], retain=noise_pairs(15))

@@ -61,6 +61,9 @@ class ZeroShotEvaluator:
         self.processor, self.batch_size = processor, batch_size
         self.templates = check_templates(templates)
         known = {name.casefold() for name in names}
+        if len(known) < len(names):
+            twice = sorted(name for name in names if sum(name.casefold() == other.casefold() for other in names) > 1)
+            raise ValueError(f"Names may differ in more than case only; found {', '.join(map(repr, twice[:6]))}.")
         self.names = [*names, *([] if concept.casefold() in known else [concept])]
         self.concept = [name.casefold() for name in self.names].index(concept.casefold())
         labels = label(retain, self.names, self.templates, "retain set")
@@ -108,22 +111,26 @@ class ZeroShotEvaluator:
 
     def _classes(self, model: PreTrainedModel, change: tuple[Layer, list[Recording]] | None) -> torch.Tensor:
         """Embeds the names: (names, d), unit rows. With a changed text layer, only what lies above it is run."""
-        flat = [prompt for prompts in self._prompts for prompt in prompts]
         if change is None:
             with torch.no_grad():
-                said = torch.cat([embed(model, "text", batch) for batch in self._prompt_batches(model, flat)])
+                said = torch.cat([embed(model, "text", batch) for batch in self._prompt_batches(model)])
         else:
             said = torch.cat([run_above(model, change[0], recording) for recording in change[1]])
         parts = normalize(said).split([len(prompts) for prompts in self._prompts])
         return normalize(torch.stack([part.mean(0) for part in parts]))
 
-    def _prompt_batches(self, model: PreTrainedModel, prompts: list[str]) -> list[dict[str, torch.Tensor]]:
+    def _prompt_batches(self, model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+        prompts = self.prompts
         return [text_batch(model, self.processor, prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of all names."""
+        return [prompt for prompts in self._prompts for prompt in prompts]
 
     def record_classes(self, model: PreTrainedModel, layer: Layer) -> list[Recording]:
         """Records what lies below a text layer for the prompts of all names."""
-        flat = [prompt for prompts in self._prompts for prompt in prompts]
-        return [record_below(model, [layer], batch)[1][0] for batch in self._prompt_batches(model, flat)]
+        return [record_below(model, [layer], batch)[1][0] for batch in self._prompt_batches(model)]
 
 
 class PreparedZeroShot:
@@ -177,7 +184,8 @@ class PreparedZeroShot:
 
         Returns:
             `tuple[dict, dict, dict]`: Metrics before, metrics after, and for a picture the mean cosine of the images of some
-            names with the texts of the same: `names`, `before` and `after` (lists of rows; the concept comes first).
+            names with the texts of the same: `names`, `before` and `after` (lists of rows; the concept comes first), and
+            `neighbors`, the names that `ta_neighbors` is taken over.
         """
         evaluator, change = self.evaluator, [(layer, weights)]
         forget = self._embed(evaluator.forget, change, "forget accuracy")
@@ -192,6 +200,7 @@ class PreparedZeroShot:
             rows = torch.stack([(normalize(part) @ classes[shown].T).mean(0) for part in parts])
             cosines.append(rows.nan_to_num().tolist())
         picture = {"names": [evaluator.names[i] for i in shown], "before": cosines[0], "after": cosines[1]}
+        picture["neighbors"] = [evaluator.names[i] for i in self.near]
         return metrics[0], metrics[1], picture
 
     def _embed(
