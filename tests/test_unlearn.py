@@ -36,6 +36,7 @@ def result():
     return quick(tower="both", trajectory="chosen")
 
 
+@pytest.mark.slow
 def test_a_digit_is_forgotten_and_the_rest_kept(result):
     report = result.report
     before, after = report["metrics"]["before"], report["metrics"]["after"]
@@ -81,6 +82,7 @@ def test_the_model_is_left_as_it_was(zoo_clip):
     assert_same(zoo_clip, before)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated(zoo_clip):
     first, second = quick(), quick()
     assert all(torch.equal(first.patch.tensors[key], second.patch.tensors[key]) for key in first.patch.tensors)
@@ -90,6 +92,7 @@ def test_a_run_can_be_repeated(zoo_clip):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_changes_memory_and_nothing_else(batch_size):
     a, b = quick().report, quick(batch_size=batch_size).report
@@ -101,6 +104,7 @@ def test_the_batch_size_changes_memory_and_nothing_else(batch_size):
     assert a["metrics"] == b["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {"granularity": "attention"}, {"granularity": "block"}, {"direction": "gradient"}, {"rank": 4}, {"norms": True},
     {"front_only": True}, {"tower": "vision"}, {"trajectory": "all"}, {"concept": "neon"},
@@ -117,6 +121,7 @@ def test_every_way_forgets(settings):
         assert all(torch.linalg.matrix_rank(d.double(), rtol=1e-5) <= 4 for d in result.patch.deltas.values())
 
 
+@pytest.mark.slow
 def test_retain_gradients_are_reused(result):
     fresh = quick(tower="both")
     again = quick(tower="both", retain_gradients=result.retain_gradients)
@@ -125,6 +130,7 @@ def test_retain_gradients_are_reused(result):
         quick(retain_gradients={"text_projection": torch.zeros(2, 2)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("settings", [{}, {"rank": 3}], ids=["dense", "factors"])
 def test_saved_and_loaded_with_peft_it_is_what_was_searched(dtype, settings, tmp_path):
@@ -143,6 +149,7 @@ def test_saved_and_loaded_with_peft_it_is_what_was_searched(dtype, settings, tmp
     assert all(not torch.equal(expected[path], before[f"{path}.weight"]) for path in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_two_patches_in_either_order_give_equal_weights(dtype, tmp_path):
     for concept in ("seven", "neon"):
