@@ -4,8 +4,8 @@ Forgets each of the zoo's 20 concepts with each of three seeds, and writes the t
 
     python benchmarks/zoo_concepts.py
 
-About half an hour on two cores. Runs that are done are kept in the `.jsonl` file beside the table and are not repeated unless
-`--fresh` is given. Every number in the table is from the test handwriting, which neither the gradient nor the search has seen.
+About half an hour on two cores. It can be stopped and started again: runs that are done are kept in a `.jsonl` file beside
+the table and are not repeated unless `--fresh` is given. Every number in the table is from the test handwriting, which neither the gradient nor the search has seen.
 """
 
 import argparse
