@@ -75,7 +75,7 @@ def plain_scores(
         grads = gradients(model(**inputs(part, [row["text"] for row in part]), return_loss=True).loss)
         for name, gradient in grads.items():
             up[name] = up.get(name, 0) + gradient * (len(part) / len(retain))
-    weights = dict(model.named_parameters())
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     return {
         name.removesuffix(".weight"): (
             float(down[name].norm() / weights[name].norm()),
