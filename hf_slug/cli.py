@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnsupportedModelError
+from .errors import NoSuchFolderError, UnsupportedModelError
 from .tables import format_metrics, format_table, verdict
 
 
@@ -199,6 +199,8 @@ def load_model(name: str, dtype: str, device: str | None, revision: str) -> tupl
     from safetensors import SafetensorError
     from transformers import AutoConfig, CLIPModel, CLIPProcessor
 
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise NoSuchFolderError(name, "a CLIPModel")
     config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type != "clip":
         raise UnsupportedModelError(

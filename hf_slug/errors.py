@@ -11,6 +11,13 @@ class MissingDependencyError(ImportError):
         )
 
 
+class NoSuchFolderError(FileNotFoundError):
+    """Something that can only be a local path does not exist."""
+
+    def __init__(self, path: str, what: str):
+        super().__init__(f"There is no folder {path}. Expected the folder of {what}, or its Hub id (user/name).")
+
+
 class UnsupportedModelError(ValueError):
     """The model is not one that concepts can be removed from this way."""
 

@@ -19,7 +19,7 @@ from torch import nn
 from .arithmetic import compose, expand_factors
 from .card import render_card
 from .direction import factorize
-from .errors import CorruptPatchError, UnsupportedModelError
+from .errors import CorruptPatchError, NoSuchFolderError, UnsupportedModelError
 from .fingerprint import verify_fingerprint
 from .towers import resolve_modules
 from .tuner import SlugConfig
@@ -138,6 +138,8 @@ class UnlearningPatch:
         """
         folder = Path(source) / (subfolder or "")
         if not Path(source).is_dir():
+            if str(source).startswith(("/", ".", "~")):
+                raise NoSuchFolderError(str(source), "a patch")
             folder = _download(str(source), subfolder, revision, hub_kwargs)
         if not (folder / WEIGHTS).is_file():
             pickles = [

@@ -70,7 +70,7 @@ def test_a_concept_that_was_not_forgotten_gives_another_exit_code(arguments, cap
         (["--text-column", "caption"], "--text-column"),
         (["--concept", "seven " * 40], "tokens"),
         (["--template", "a photo"], "exactly one {}"),
-        (["--model", "/nowhere/model"], "/nowhere/model"),
+        (["--model", "/nowhere/model"], "There is no folder /nowhere/model"),
         (["--rank", "0"], "rank=0"),
         (["--output", __file__], "is a file"),
         (["--output", f"{__file__}/deeper"], "is a file"),
@@ -106,6 +106,7 @@ def test_inspect_shows_what_a_patch_changes(arguments, tmp_path, capsys):
         assert change["delta_norm"] == pytest.approx(delta.norm().item(), rel=1e-5)
         assert change["relative_change"] == pytest.approx((delta.norm() / weight.norm()).item(), rel=1e-5)
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
