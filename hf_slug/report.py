@@ -124,7 +124,7 @@ def build_report(
     *,
     concept: str,
     prompts: Sequence[str],
-    model: nn.Module,
+    base_model: dict[str, Any],
     settings: dict[str, Any],
     scores: Sequence[LayerScore],
     found: Search,
@@ -153,7 +153,7 @@ def build_report(
         "concept": concept,
         "prompts": list(prompts),
         "succeeded": bool(found.was_known and found.succeeded and not contradicted),
-        "base_model": describe_model(model),
+        "base_model": base_model,
         **settings,
         "target": {
             "metric": chooser.primary_metric,

@@ -185,13 +185,12 @@ def search(
         return measure
 
     prepared = evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
-    original = layer_weights(model, layers[0])
-    before = (prepared.probe(layers[0]) if prepared is not None else call(layers[0]))(
-        {name: weight.data for name, weight in original.items()}
-    )
+    before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
     for layer in logging.tqdm(layers, desc="search", leave=False):
         measure = prepared.probe(layer) if prepared is not None else call(layer)
+        if before is None:
+            before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
         trials = search_layer(layer, layer_weights(model, layer), directions, measure, is_forgotten, steps)
         if trials:
             by_layer.append(trials)
@@ -222,4 +221,4 @@ def search(
     tried = [trial for trials in by_layer for trial in trials]
     if prepared is not None and trajectory != "best":
         measure_retained(prepared, [t for t in tried if trajectory == "all" or t.layer == chosen.layer])
-    return Search(tried, chosen, bool(forgetting), was_known=not is_forgotten(before))
+    return Search(tried, chosen, bool(forgetting), was_known=before is not None and not is_forgotten(before))

@@ -201,7 +201,7 @@ def unlearn(
         found = search(model, candidates, directions, chooser, steps, target, trajectory)
         search_seconds = time.perf_counter() - started
 
-        best = found.chosen
+        best, base = found.chosen, describe_model(model)
         config = SlugConfig(
             target_modules=list(best.layer.modules),
             tower=best.layer.tower,
@@ -210,8 +210,8 @@ def unlearn(
             concept=concept,
             granularity=granularity,
             direction=direction,
-            base_model_name_or_path=describe_model(model)["name_or_path"] or None,
-            revision=describe_model(model)["revision"],
+            base_model_name_or_path=base["name_or_path"] or None,
+            revision=base["revision"],
             base_fingerprint=compute_fingerprint(layer_weights(model, best.layer)),
             inference_mode=True,
         )
@@ -222,7 +222,7 @@ def unlearn(
         patch.report = build_report(
             concept=concept,
             prompts=prompts,
-            model=model,
+            base_model=base,
             settings={
                 "tower": tower,
                 "granularity": granularity,

@@ -8,7 +8,10 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import numpy as np
 import pytest
 import torch
+import tuner_helpers
+from peft import get_peft_model
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from hf_slug import zoo
@@ -76,3 +79,19 @@ def assert_same(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> None
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+# of the tests of the tuner
+
+
+@pytest.fixture
+def clip() -> CLIPModel:
+    return tuner_helpers.make_clip()
+
+
+@pytest.fixture
+def patch(tmp_path):
+    """A saved patch of two modules, and its deltas."""
+    config = tuner_helpers.config(tuner_helpers.TEXT_FC1, "text_projection")
+    get_peft_model(tuner_helpers.make_clip(), config).save_pretrained(tmp_path)
+    return tmp_path, load_file(tmp_path / "adapter_model.safetensors")

@@ -12,11 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file
 from tuner_helpers import (
     DTYPES,
     KINDS,
-    TEXT_FC1,
     VISION_FC1,
     VISION_OUT,
     assert_bits,
@@ -29,19 +27,6 @@ from tuner_helpers import (
 
 from hf_slug.arithmetic import compose
 from hf_slug.tuner import SlugLayer
-
-
-@pytest.fixture
-def clip():
-    return make_clip()
-
-
-@pytest.fixture
-def patch(tmp_path):
-    """A saved patch of two modules, and its deltas."""
-    model = get_peft_model(make_clip(), config(TEXT_FC1, "text_projection"))
-    model.save_pretrained(tmp_path)
-    return tmp_path, load_file(tmp_path / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("rank", [None, 2])

@@ -6,21 +6,8 @@ import pickle
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tuner_helpers import TEXT_FC1, VISION_FC1, VISION_OUT, assert_bits, bits, config, make_clip, slug_layers
-
-
-@pytest.fixture
-def clip():
-    return make_clip()
-
-
-@pytest.fixture
-def patch(tmp_path):
-    """A saved patch of two modules, and its deltas."""
-    model = get_peft_model(make_clip(), config(TEXT_FC1, "text_projection"))
-    model.save_pretrained(tmp_path)
-    return tmp_path, load_file(tmp_path / "adapter_model.safetensors")
 
 
 def break_file(folder, tensors, fault):

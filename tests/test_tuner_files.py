@@ -17,19 +17,6 @@ from hf_slug.fingerprint import compute_fingerprint
 from hf_slug.tuner import SlugConfig
 
 
-@pytest.fixture
-def clip():
-    return make_clip()
-
-
-@pytest.fixture
-def patch(tmp_path):
-    """A saved patch of two modules, and its deltas."""
-    model = get_peft_model(make_clip(), config(TEXT_FC1, "text_projection"))
-    model.save_pretrained(tmp_path)
-    return tmp_path, load_file(tmp_path / "adapter_model.safetensors")
-
-
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_save_and_load(tmp_path, dtype, rank):
