@@ -2,8 +2,9 @@
 """
 Take a concept out of a vision-language model, and publish that as a small patch.
 
-Importing the package makes `"SLUG"` a PEFT type, so that `PeftModel.from_pretrained` loads unlearning patches. Everything else
-is imported when it is first used.
+Importing the package makes `"SLUG"` a PEFT type, so that `PeftModel.from_pretrained` loads unlearning patches, and gives
+`load_unlearning` and its siblings to diffusers' pipelines and to the CLIP and LLaVA models of transformers. Everything else is
+imported when it is first used.
 """
 
 import sys
@@ -11,13 +12,28 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from . import methods
 from .tuner import SlugConfig, SlugLayer, SlugModel
 
+
+methods.register()
 
 if TYPE_CHECKING:
     from .captions import filter_captions
     from .data import Pairs, load_pairs
     from .evaluation import Evaluator, ZeroShotEvaluator
+    from .hosts import (
+        delete_unlearning,
+        disable_unlearning,
+        enable_unlearning,
+        get_active_unlearning,
+        get_list_unlearning,
+        load_unlearning,
+        push_unlearning,
+        save_unlearning,
+        set_unlearning,
+        unload_unlearning,
+    )
     from .patch import UnlearningPatch
     from .result import UnlearningResult
     from .unlearn import unlearn
@@ -32,6 +48,16 @@ _LAZY = {
     "ZeroShotEvaluator": "evaluation",
     "filter_captions": "captions",
     "load_pairs": "data",
+    "delete_unlearning": "hosts",
+    "disable_unlearning": "hosts",
+    "enable_unlearning": "hosts",
+    "get_active_unlearning": "hosts",
+    "get_list_unlearning": "hosts",
+    "load_unlearning": "hosts",
+    "push_unlearning": "hosts",
+    "save_unlearning": "hosts",
+    "set_unlearning": "hosts",
+    "unload_unlearning": "hosts",
 }
 
 __all__ = ["SlugConfig", "SlugLayer", "SlugModel", "unlearn", *_LAZY]

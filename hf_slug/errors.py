@@ -26,6 +26,14 @@ class WrongBaseError(ValueError):
     """A patch meets weights other than those it was computed from."""
 
 
+class DeadLayerError(UnsupportedModelError):
+    """A patch changes a layer that the host does not read."""
+
+
+class ChangedWeightError(RuntimeError):
+    """A patched weight was changed by something else, which taking the patch off would wipe out."""
+
+
 class ConceptTooLongError(ValueError):
     """The text of a concept does not fit into the text tower."""
 

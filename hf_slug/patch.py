@@ -16,12 +16,13 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from . import hub
 from .arithmetic import compose, expand_factors
 from .card import render_card
 from .direction import factorize
 from .errors import CorruptPatchError, NoSuchFolderError, UnsupportedModelError
 from .fingerprint import verify_fingerprint
-from .towers import resolve_modules
+from .towers import PROJECTION, Tower, resolve_modules
 from .tuner import SlugConfig
 
 
@@ -76,6 +77,18 @@ class UnlearningPatch:
                 }
         return cls(config, tensors, report or {})
 
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], config: SlugConfig | None = None) -> "UnlearningPatch":
+        """Makes a patch of what `adapter_model.safetensors` holds; without a config nothing is known of its base."""
+        if config is None:
+            own = [key for key in tensors if isinstance(key, str) and key.endswith(f".{_UP}")]
+            config = SlugConfig(
+                target_modules=sorted({str(key).removeprefix(_PREFIX).rpartition(".")[0] for key in tensors}),
+                rank=tensors[own[0]].shape[-1] if own else None,
+                inference_mode=True,
+            )
+        return cls(config, dict(tensors))
+
     @property
     def modules(self) -> list[str]:
         """Canonical names of the modules that the patch changes, sorted."""
@@ -92,6 +105,12 @@ class UnlearningPatch:
                 dense = expand_factors(up, down, (up.shape[0], down.shape[1]))
             result[name] = dense
         return result
+
+    @property
+    def tower(self) -> Tower:
+        """The tower that the patch changes."""
+        vision = all(name == PROJECTION["vision"] or name.startswith("vision_model.") for name in self.modules)
+        return "vision" if vision else "text"
 
     @property
     def num_bytes(self) -> int:
@@ -119,6 +138,35 @@ class UnlearningPatch:
             for name in (WEIGHTS, CONFIG, REPORT, CARD):
                 shutil.move(Path(folder) / name, target / name)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+    ) -> str:
+        """
+        Publishes the patch on the Hub: its four files in one commit, so that an interrupted push leaves nothing.
+
+        Args:
+            repo_id (`str`): Repository id, `"user/name"`; made if it does not exist.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str` or `bool`, *optional*): Token for the Hub.
+            commit_message (`str`, *optional*): Defaults to one that names the concept.
+            create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead of committing.
+            revision (`str`, *optional*): Branch to commit to.
+
+        Returns:
+            `str`: The commit's address.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            message = commit_message or f"Upload an unlearning patch for {self.config.concept!r}"
+            return hub.upload(folder, repo_id, message, private, token, create_pr, revision)
+
     @classmethod
     def from_pretrained(
         cls, source: str | Path, *, subfolder: str | None = None, revision: str | None = None, **hub_kwargs: Any
@@ -127,7 +175,7 @@ class UnlearningPatch:
         Loads a patch from a local folder (without any network) or from the Hub.
 
         Args:
-            source (`str` or `Path`): A folder, or a repository id of the Hub.
+            source (`str` or `Path`): A folder, a `.safetensors` file of a patch, or a repository id of the Hub.
             subfolder (`str`, *optional*): A folder inside it.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             hub_kwargs (additional keyword arguments, *optional*):
@@ -136,26 +184,21 @@ class UnlearningPatch:
         Raises:
             CorruptPatchError: If a file is missing, damaged, or holds anything but a patch.
         """
+        if Path(source).is_file():
+            return cls._from_file(Path(source))
         folder = Path(source) / (subfolder or "")
         if not Path(source).is_dir():
             if str(source).startswith(("/", ".", "~")):
                 raise NoSuchFolderError(str(source), "a patch")
-            folder = _download(str(source), subfolder, revision, hub_kwargs)
+            folder = hub.download(str(source), (WEIGHTS, CONFIG, REPORT, CARD), subfolder, revision, **hub_kwargs)
         if not (folder / WEIGHTS).is_file():
             pickles = [
                 path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")
             ]
             found = f"only {', '.join(pickles)}, which may run code when read" if pickles else "no such file"
             raise CorruptPatchError(f"{folder} holds {found}. A patch is loaded from {WEIGHTS} alone.")
-        config = SlugConfig.from_pretrained(str(folder))
-        if not isinstance(config, SlugConfig):
-            raise CorruptPatchError(f"{folder} holds a {config.peft_type} adapter, not an unlearning patch (SLUG).")
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except Exception as error:
-            raise CorruptPatchError(
-                f"{folder / WEIGHTS} can't be read ({error}). Save or download it again."
-            ) from error
+        config = _read_config(folder)
+        tensors = _read_tensors(folder / WEIGHTS)
         report = {}
         if (folder / REPORT).is_file():
             try:
@@ -165,6 +208,14 @@ class UnlearningPatch:
             if not isinstance(report, dict):
                 raise CorruptPatchError(f"{folder / REPORT} holds a {type(report).__name__}, not a report.")
         return cls(config, tensors, report)
+
+    @classmethod
+    def _from_file(cls, file: Path) -> "UnlearningPatch":
+        if file.suffix != ".safetensors":
+            raise CorruptPatchError(f"{file} is not a .safetensors file. A patch is loaded from {WEIGHTS} alone.")
+        if (file.parent / CONFIG).is_file() and file.name == WEIGHTS:
+            return cls.from_pretrained(file.parent)
+        return cls.from_tensors(_read_tensors(file))
 
     def new_weights(self, model: nn.Module, weight: float = 1.0, strict: bool = True) -> dict[str, torch.Tensor]:
         """
@@ -232,8 +283,15 @@ class UnlearningPatch:
                     )
 
 
-def _download(repo_id: str, subfolder: str | None, revision: str | None, hub_kwargs: dict[str, Any]) -> Path:
-    from huggingface_hub import snapshot_download
+def _read_config(folder: Path) -> SlugConfig:
+    config = SlugConfig.from_pretrained(str(folder))
+    if not isinstance(config, SlugConfig):
+        raise CorruptPatchError(f"{folder} holds a {config.peft_type} adapter, not an unlearning patch (SLUG).")
+    return config
 
-    names = [f"{subfolder}/{name}" if subfolder else name for name in (WEIGHTS, CONFIG, REPORT, CARD)]
-    return Path(snapshot_download(repo_id, revision=revision, allow_patterns=names, **hub_kwargs)) / (subfolder or "")
+
+def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except Exception as error:
+        raise CorruptPatchError(f"{file} can't be read ({error}). Save or download it again.") from error

@@ -31,7 +31,7 @@ _GROUPS: dict[Granularity, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "block": (("self_attn.qkv", _QKV), ("self_attn.out_proj", ("self_attn.out_proj",)), ("mlp", _MLP)),
 }
 _NORMS = ("layer_norm1", "layer_norm2")
-_TOWER_NORMS: dict[Tower, str] = {"vision": "post_layernorm", "text": "final_layer_norm"}
+TOWER_NORMS: dict[Tower, str] = {"vision": "post_layernorm", "text": "final_layer_norm"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def candidate_layers(
             groups = [*_GROUPS[granularity], *(((name, (name,)) for name in _NORMS) if norms else ())]
             for name, parts in groups:
                 layers.append(Layer(f"{prefix}.{name}", tuple(f"{prefix}.{part}" for part in parts), side, block))
-        last = [PROJECTION[side]] if not norms else [f"{root}.{_TOWER_NORMS[side]}", PROJECTION[side]]
+        last = [PROJECTION[side]] if not norms else [f"{root}.{TOWER_NORMS[side]}", PROJECTION[side]]
         layers += [Layer(name, (name,), side, blocks) for name in last]
     return layers
 
