@@ -21,7 +21,15 @@ methods.register()
 if TYPE_CHECKING:
     from .captions import filter_captions
     from .data import Pairs, load_pairs
-    from .evaluation import Evaluator, ZeroShotEvaluator
+    from .evaluation import (
+        ClassifierJudge,
+        Evaluator,
+        GenerationEvaluator,
+        VqaEvaluator,
+        ZeroShotEvaluator,
+        ZeroShotJudge,
+    )
+    from .generated import generate_forget_set
     from .hosts import (
         delete_unlearning,
         disable_unlearning,
@@ -43,9 +51,14 @@ __version__ = "0.1.0"
 _LAZY = {
     "Evaluator": "evaluation",
     "Pairs": "data",
+    "ClassifierJudge": "evaluation",
+    "GenerationEvaluator": "evaluation",
     "UnlearningPatch": "patch",
     "UnlearningResult": "result",
+    "VqaEvaluator": "evaluation",
     "ZeroShotEvaluator": "evaluation",
+    "ZeroShotJudge": "evaluation",
+    "generate_forget_set": "generated",
     "filter_captions": "captions",
     "load_pairs": "data",
     "delete_unlearning": "hosts",

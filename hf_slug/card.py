@@ -5,7 +5,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from .tables import metric_rows, unit
 from .tuner import SlugConfig
+
+
+_TASKS = {"GenerationEvaluator": "text-to-image", "VqaEvaluator": "visual-question-answering"}
 
 
 def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
@@ -56,25 +60,18 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
     ]
     if measured:
         metrics = report["metrics"]
-        before, after = metrics["before"], metrics["after"]
         low, high = metrics["fa_interval"]
-        rows = [
-            ("FA@1 (forgotten concept, lower is better)", "fa1"),
-            ("FA@5", "fa5"),
-            ("TA (the other names, macro average)", "ta"),
-            ("TA of the nearest names", "ta_neighbors"),
-        ]
         overlap = report["data"].get("overlap", 0)
         unseen = (
-            f"{overlap} of these images were also in the sets that the gradient or the search saw."
+            f"{overlap} of the test images were also in the sets that the gradient or the search saw."
             if overlap
             else "Neither the gradient nor the search has seen them."
         )
         lines += ["", "| on test data | before | after |", "|---|---|---|"]
-        lines += [f"| {title} | {before[key]:.2%} | {after[key]:.2%} |" for title, key in rows]
+        lines += [f"| {title} | {before:.2%} | {after:.2%} |" for title, before, after in metric_rows(report)]
         lines += [
             "",
-            f"{metrics['n_forget']} images of the concept (95 % interval of FA@1 after: {low:.2%} to {high:.2%}) and "
+            f"{metrics['n_forget']} {unit(report)} of the concept (95 % interval of FA@1 after: {low:.2%} to {high:.2%}) and "
             f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. {unseen} Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
         ]
     return "\n".join(lines) + "\n"
@@ -83,15 +80,23 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
 def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
     """What was measured on the test set, as the Hub's metadata want it."""
     metrics, data = report["metrics"], report["data"]
-    measured = {"FA@1": ("test_forget", "fa1"), "FA@5": ("test_forget", "fa5"), "TA": ("test_retain", "ta")}
+    measured = {
+        "FA@1": ("test_forget", "fa1"),
+        "FA@5": ("test_forget", "fa5"),
+        "TA": ("test_retain", "ta"),
+        "IRA": ("test_retain", "ira"),
+        "CRA": ("test_retain", "cra"),
+    }
+    task = _TASKS.get(metrics.get("evaluator", ""), "zero-shot-image-classification")
     return [
         EvalResult(
-            task_type="zero-shot-image-classification",
+            task_type=task,
             dataset_type=part,
-            dataset_name=data[part]["source"],
+            dataset_name=data[part]["source"] if part in data else unit(report),
             metric_type="accuracy",
             metric_name=name,
             metric_value=metrics["after"][key],
         )
         for name, (part, key) in measured.items()
+        if key in metrics["after"]
     ]

@@ -2,7 +2,8 @@
 """The direction of the step: always one that ascends the forget loss (DESIGN: `W + λ·direction`)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -21,8 +22,14 @@ Direction = Literal["whitened", "gradient"]
 DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
 
 
-class _SecondMoment:
-    """Sums `x xᵀ` over the inputs of one Linear layer, in float64: the whitening divides by its small eigenvalues."""
+class InputMoment:
+    """
+    The second moment `C = E[x xᵀ]` of the inputs of one Linear layer, in float64: whitening divides by its small eigenvalues.
+
+    Args:
+        width (`int`): The layer's `in_features`.
+        device (`torch.device`): Where it is summed up.
+    """
 
     def __init__(self, width: int, device: torch.device):
         self.dtype = accumulation_dtype(device)
@@ -42,6 +49,34 @@ class _SecondMoment:
         self.total += (rows * weights[:, None]).T @ rows
         self.count += float(weights.sum())
 
+    @property
+    def mean(self) -> torch.Tensor:
+        """`C`, of shape (in_features, in_features)."""
+        return self.total / self.count
+
+
+@contextmanager
+def record_moments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, InputMoment]]:
+    """
+    Records the second moment of what the Linear ones among some modules read while this is open.
+
+    Args:
+        modules (`Mapping[str, nn.Module]`): Modules by name.
+
+    Yields:
+        `dict[str, InputMoment]`: By name; modules of another kind are left out.
+    """
+    moments, handles = {}, []
+    try:
+        for name, module in modules.items():
+            if isinstance(module, nn.Linear):
+                moments[name] = InputMoment(module.in_features, module.weight.device)
+                handles.append(module.register_forward_pre_hook(moments[name]))
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+
 
 @torch.no_grad()
 def compute_input_moments(
@@ -60,33 +95,25 @@ def compute_input_moments(
     Returns:
         `dict[str, torch.Tensor]`: (in_features, in_features) matrices in float64 by canonical module name.
     """
-    moments: dict[str, dict[str, _SecondMoment]] = {tower: {} for tower in TOWERS}
-    handles = []
     live = resolve_modules(model, [name for layer in layers for name in layer.modules])
-    try:
-        for layer in layers:
-            for name in layer.modules:
-                module = model.get_submodule(live[name])
-                if isinstance(module, nn.Linear):
-                    moments[layer.tower][name] = _SecondMoment(module.in_features, module.weight.device)
-                    handles.append(module.register_forward_pre_hook(moments[layer.tower][name]))
-        if moments["vision"]:
+    by_tower: dict[str, dict[str, nn.Module]] = {tower: {} for tower in TOWERS}
+    for layer in layers:
+        by_tower[layer.tower] |= {name: model.get_submodule(live[name]) for name in layer.modules}
+    with record_moments(by_tower["vision"]) as vision:
+        if vision:
             for _, batch in image_batches(model, processor, pairs, batch_size, "retain inputs"):
                 embed(model, "vision", batch)
-        if moments["text"]:
-            counts = Counter(pairs.texts)
-            texts = list(counts)
-            for start in range(0, len(texts), batch_size):
-                part = texts[start : start + batch_size]
-                batch = text_batch(model, processor, part)
-                often = torch.tensor([float(counts[text]) for text in part], device=model.device)
-                for moment in moments["text"].values():
-                    moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
-                embed(model, "text", batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: m.total / m.count for tower in TOWERS for name, m in moments[tower].items()}
+    with record_moments(by_tower["text"]) as text:
+        counts = Counter(pairs.texts)
+        texts = list(counts) if text else []
+        for start in range(0, len(texts), batch_size):
+            part = texts[start : start + batch_size]
+            batch = text_batch(model, processor, part)
+            often = torch.tensor([float(counts[text]) for text in part], device=model.device)
+            for moment in text.values():
+                moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
+            embed(model, "text", batch)
+    return {name: moment.mean for name, moment in (vision | text).items()}
 
 
 def whiten(gradient: torch.Tensor, moment: torch.Tensor, epsilon: float = 0.03) -> torch.Tensor:

@@ -4,14 +4,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from transformers.utils import logging
+
 from .data import Pairs, load_pairs
 from .errors import EmptyDatasetError
 from .images import content
-from .names import collect_names
+from .names import collect_names, name_of
+
+
+logger = logging.get_logger(__name__)
 
 
 def load_parts(
-    what: Literal["forget", "retain"], given: Any, validation: Any, test: Any, seed: int, columns: Mapping[str, Any]
+    what: Literal["forget", "retain"],
+    given: Any,
+    validation: Any,
+    test: Any,
+    seed: int,
+    columns: Mapping[str, Any],
+    whole: bool = False,
 ) -> dict[str, Pairs]:
     """
     Loads a set, and splits off its parts for validation (20 %) and test (20 %) unless they are given.
@@ -21,6 +32,7 @@ def load_parts(
         given, validation, test (dataset, list, path or Hub id): The sets; the last two may be `None`.
         seed (`int`): Seed of the split.
         columns (`Mapping[str, str]`): `image_column`, `text_column` and `name_column` for [`load_pairs`].
+        whole (`bool`, *optional*, defaults to `False`): Split nothing off: the gradient sees all, and no other part is needed.
 
     Returns:
         `dict[str, Pairs]`: `{what}` for the gradient, `validation_{what}` for the search and `test_{what}` for the report.
@@ -42,9 +54,11 @@ def load_parts(
         for key, part, source in zip(keys[1:], ("validation", "test"), (validation, test), strict=True)
         if source is not None
     }
+    if whole:
+        return {what: pairs, **loaded}
     shares = [0.6] + [0.2 * (key not in loaded) for key in keys[1:]]
-    whole = [share / sum(shares) for share in shares]
-    pieces = pairs.split(whole, seed) if len(loaded) < 2 else (pairs, pairs, pairs)
+    fractions = [share / sum(shares) for share in shares]
+    pieces = pairs.split(fractions, seed) if len(loaded) < 2 else (pairs, pairs, pairs)
     result = {key: loaded.get(key, piece) for key, piece in zip(keys, pieces, strict=True)}
     for key, piece in result.items():
         if not len(piece):
@@ -60,6 +74,23 @@ def count_overlap(parts: Mapping[str, Pairs]) -> int:
     images = {part: [content(pair.encoded) for pair in pairs] for part, pairs in parts.items()}
     seen = {image for part, own in images.items() if not part.startswith("test_") for image in own}
     return sum(image in seen for part, own in images.items() if part.startswith("test_") for image in own)
+
+
+def warn_of_overlap(parts: Mapping[str, Pairs], concept: str, templates: Sequence[str]) -> int:
+    """Warns if test images were seen before, or if the retain set shows the concept. Returns the number of the former."""
+    overlap = count_overlap(parts)
+    if overlap:
+        logger.warning(
+            f"{overlap} images of the test sets are also in the sets that the gradient or the search sees. What is measured on "
+            f"them says little of unseen data: remove duplicates first."
+        )
+    shown = sum(name_of(pair, templates).casefold() == concept.casefold() for pair in parts["retain"])
+    if shown:
+        logger.warning(
+            f"{shown} of {len(parts['retain'])} pairs of the retain set show the concept {concept!r}: the retain loss asks "
+            f"for what the forget loss removes. Leave them out of the retain set."
+        )
+    return overlap
 
 
 def common_concept(pairs: Pairs, templates: Sequence[str]) -> str:

@@ -32,12 +32,25 @@ def check_installed() -> None:
         raise MissingDependencyError("matplotlib", extra="plots", purpose="pictures") from error
 
 
-def _figure(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
+    """
+    Makes an empty figure with a row of panels, without pyplot: the caller's state is left alone.
+
+    Args:
+        width, height (`float`): Its size in inches.
+        columns (`int`): How many panels.
+
+    Returns:
+        `tuple[Figure, Sequence[Axes]]`: The figure and its panels.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
     check_installed()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: the caller's state is left alone
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
@@ -74,7 +87,7 @@ def plot_front(report: dict[str, Any]) -> Figure:
         `matplotlib.figure.Figure`: Log axes; the front is labelled, the rest crossed, the chosen layer red.
     """
     towers = [t for t in ("vision", "text") if any(layer["tower"] == t for layer in report["layers"])]
-    figure, axes = _figure(6.6 * len(towers), 4.4, len(towers))
+    figure, axes = new_figure(6.6 * len(towers), 4.4, len(towers))
     for axis, tower in zip(axes, towers, strict=True):
         points = [
             (layer["importance"], max(abs(layer["alignment"]), _SMALLEST), layer)
@@ -122,7 +135,7 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
     Returns:
         `matplotlib.figure.Figure`: Left FA, right TA, on validation data; the chosen layer is thick, its step a star.
     """
-    figure, axes = _figure(11, 4.6, 2)
+    figure, axes = new_figure(11, 4.6, 2)
     metric = report["target"]["metric"]
     panels = ((metric, f"{metric.upper().replace('FA', 'FA@')} (forgotten: down)"), ("ta", "TA (kept: up)"))
     chosen = report["chosen"]
@@ -175,7 +188,7 @@ def plot_similarity(report: dict[str, Any]) -> Figure:
     similarity = report["similarity"]
     names, before, after = similarity["names"], similarity["before"], similarity["after"]
     cell = 0.52 * len(names)
-    figure, axes = _figure(2 * cell + 4, cell + 1.9, 2)
+    figure, axes = new_figure(2 * cell + 4, cell + 1.9, 2)
     values = [value for matrix in (before, after) for row in matrix for value in row]
     for axis, matrix, title in zip(axes, (before, after), ("before", "after"), strict=True):
         image = axis.imshow(matrix, cmap="RdBu_r", vmin=-max(map(abs, values)), vmax=max(map(abs, values)))
@@ -213,7 +226,9 @@ def save_plots(report: dict[str, Any], folder: str | Path) -> list[Path]:
         MissingDependencyError: If matplotlib is not installed.
     """
     folder = Path(folder)
-    pictures = {"front": plot_front, "trajectory": plot_trajectory, "similarity": plot_similarity}
+    pictures = {"front": plot_front, "trajectory": plot_trajectory}
+    if report["similarity"]:
+        pictures["similarity"] = plot_similarity
     figures = {name: draw(report) for name, draw in pictures.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

@@ -4,15 +4,15 @@
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import nn
 
 from .data import Pairs
-from .evaluation import Evaluator, ZeroShotEvaluator
+from .encoders import Encoder, host_modules
+from .evaluation import BehaviourEvaluator, Evaluator, ZeroShotEvaluator
 from .scores import LayerScore
 from .search import Search
 
@@ -52,15 +52,27 @@ def describe_software() -> dict[str, str]:
     return found
 
 
-def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Returns what identifies a base model: name, revision, class, dtype, size."""
+def describe_model(model: Any) -> dict[str, Any]:
+    """Returns what identifies a base model or pipeline: name, revision, class, dtype, size."""
     config = model.config
+    weights = [parameter for module in host_modules(model) for parameter in module.parameters()]
+    # a pipeline's config is a mapping
+    name = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", "")
     return {
-        "name_or_path": getattr(config, "_name_or_path", "") or getattr(model, "name_or_path", ""),
+        "name_or_path": name or getattr(model, "name_or_path", ""),
         "revision": getattr(config, "_commit_hash", None),
         "class": type(model).__name__,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(weights[0].dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in weights),
+    }
+
+
+def describe_host(host: Any, encoder: Encoder) -> dict[str, Any]:
+    """Returns what identifies a host, and which encoder of it a patch was made for."""
+    return describe_model(host) | {
+        "component": encoder.component,
+        "blocks": encoder.blocks,
+        "live_blocks": encoder.live_blocks,
     }
 
 
@@ -130,7 +142,7 @@ def build_report(
     found: Search,
     chooser: Evaluator,
     target: float | None,
-    tester: ZeroShotEvaluator,
+    tester: ZeroShotEvaluator | BehaviourEvaluator,
     compared: tuple[dict[str, float], dict[str, float], dict[str, Any]],
     cost: dict[str, Any],
     data: dict[str, Any],
@@ -144,7 +156,7 @@ def build_report(
     """
     before, after, similarity = compared
     best, key = found.chosen, tester.primary_metric
-    n_forget, n_retain = len(tester.forget), len(tester.retain)
+    n_forget, n_retain = tester.n_forget, tester.n_retain
     goal = target if target is not None else float(chooser.greater_is_better)
     # a user's evaluator has units of its own; the test is always by FA
     allowed = _TEST_SLACK + (goal if chooser.primary_metric == key else 0.0)
@@ -171,12 +183,13 @@ def build_report(
             "relative_change": best.relative_change,
         },
         "metrics": {
+            "evaluator": type(tester).__name__,
             "before": before,
             "after": after,
             "n_forget": n_forget,
             "n_retain": n_retain,
             "n_names": len(tester.names),
-            "neighbors": similarity.pop("neighbors"),
+            "neighbors": similarity.pop("neighbors", []),
             "fa_interval": list(wilson_interval(round(after["fa1"] * n_forget), n_forget)),
         },
         "similarity": similarity,

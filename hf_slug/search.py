@@ -4,19 +4,21 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 from transformers.utils import logging
 
 from .arithmetic import compose
-from .evaluation import Evaluator, PreparedZeroShot
+from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
 from .replay import changed_weights
 from .towers import Layer, layer_weights
 
 
 Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
+
+_HOPELESS = 6.0  # a weight that was changed by six times itself without any effect is not worth the next doublings
 
 
 @dataclass
@@ -119,20 +121,47 @@ def search_layer(
         forgotten = is_forgotten(metrics)
         trials.append(Trial(layer, step, 0.1 * step / first, forgotten, metrics))
         low, high = (low, step) if forgotten else (step, high)
+        if trials[-1].relative_change > _HOPELESS and high == math.inf and not _has_effect(trials):
+            break
         if high - low <= tolerance * high < math.inf:
             break
         step = step * 2 if high == math.inf else (low + high) / 2
     return trials
 
 
+def _has_effect(trials: Sequence[Trial]) -> bool:
+    return any(trial.metrics != trials[0].metrics for trial in trials)
+
+
+def prepare(
+    evaluator: Any, model: nn.Module, host: Any = None, target: float = 0.0
+) -> PreparedZeroShot | PreparedBehaviour | None:
+    """
+    Readies an evaluator for many changes of one layer.
+
+    Args:
+        evaluator ([`Evaluator`]): The evaluator.
+        model (`nn.Module`): Where layers are changed.
+        host (`DiffusionPipeline` or `nn.Module`, *optional*): What it is part of.
+        target (`float`, *optional*, defaults to 0.0): What counts as forgotten.
+
+    Returns:
+        `PreparedZeroShot` or `PreparedBehaviour`, or `None` for an evaluator that can only be called.
+    """
+    if isinstance(evaluator, BehaviourEvaluator):
+        return PreparedBehaviour(evaluator, model if host is None else host, model, target)
+    return evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
+
+
 def search(
-    model: PreTrainedModel,
+    model: nn.Module,
     layers: Sequence[Layer],
     directions: Mapping[str, torch.Tensor],
     evaluator: Evaluator,
     steps: int = 10,
     target: float | None = None,
     trajectory: Literal["best", "chosen", "all"] = "best",
+    host: Any = None,
 ) -> Search:
     """
     Searches every layer, and chooses the one that keeps most.
@@ -141,7 +170,7 @@ def search(
     smallest change relative to the weight.
 
     Args:
-        model (`CLIPModel`): The model; unchanged by this.
+        model (`nn.Module`): The CLIPModel, or a host's encoder; unchanged by this.
         layers (`Sequence[Layer]`): The layers of the front.
         directions (`Mapping[str, torch.Tensor]`): Ascent directions by canonical module name.
         evaluator ([`Evaluator`]):
@@ -153,6 +182,7 @@ def search(
         trajectory (`str`, *optional*, defaults to `"best"`):
             Where the retained accuracy is measured: at the `"best"` step of each layer, also at every step of the `"chosen"`
             layer, or at `"all"` steps of all layers.
+        host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -173,7 +203,7 @@ def search(
     def call(layer: Layer) -> Measure:
         def measure(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             with changed_weights(model, layer, weights):
-                result = evaluator(model)
+                result = evaluator(cast(Any, model if host is None else host))
             metrics = dict(result) if isinstance(result, Mapping) else {key: float(result)}
             if key not in metrics:
                 raise ValueError(
@@ -184,7 +214,7 @@ def search(
 
         return measure
 
-    prepared = evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
+    prepared = prepare(evaluator, model, host, goal)
     before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
     for layer in logging.tqdm(layers, desc="search", leave=False):
@@ -197,7 +227,7 @@ def search(
     if not by_layer:
         raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
 
-    def measure_retained(prepared: PreparedZeroShot, trials: Sequence[Trial]) -> None:
+    def measure_retained(prepared: PreparedZeroShot | PreparedBehaviour, trials: Sequence[Trial]) -> None:
         left = [t for t in trials if "ta" not in t.metrics]
         changes = [(t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in left]
         for trial, metrics in zip(left, prepared.retained(changes), strict=True):

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out a table in plain text: the first column left, the others right."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Lays out a table in plain text: the first columns (so many) to the left, the others to the right."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in (header, ["─" * width for width in widths], *rows)
@@ -18,21 +18,39 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+# Every metric of a report that is shown to people, in this order.
+TITLES = {
+    "fa1": "FA@1 (concept, ↓)",
+    "fa5": "FA@5 (concept, ↓)",
+    "ta": "TA (the rest, ↑)",
+    "ta_neighbors": "TA nearest names",
+    "ira": "IRA (same kind, ↑)",
+    "cra": "CRA (other kinds, ↑)",
+    "cra_forget": "other kinds in the concept's pictures",
+}
+# What an evaluator's numbers count.
+_UNITS = {"ZeroShotEvaluator": "images", "GenerationEvaluator": "generated pictures", "VqaEvaluator": "answers"}
+
+
+def unit(report: dict[str, Any]) -> str:
+    """Returns what the numbers of a report count: images, generated pictures, answers."""
+    return _UNITS.get(report["metrics"].get("evaluator", "ZeroShotEvaluator"), "outputs")
+
+
+def metric_rows(report: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Returns the title of every metric of a report, and its values before and after."""
+    before, after = report["metrics"]["before"], report["metrics"]["after"]
+    return [(title, before[key], after[key]) for key, title in TITLES.items() if key in after]
+
+
 def format_metrics(report: dict[str, Any]) -> str:
     """Lays out the metrics before and after, with what they were measured on."""
     metrics = report["metrics"]
-    before, after = metrics["before"], metrics["after"]
-    titles = {
-        "fa1": "FA@1 (concept, ↓)",
-        "fa5": "FA@5 (concept, ↓)",
-        "ta": "TA (the rest, ↑)",
-        "ta_neighbors": "TA nearest names",
-    }
-    rows = [[title, f"{before[key]:.2%}", f"{after[key]:.2%}"] for key, title in titles.items()]
+    rows = [[title, f"{before:.2%}", f"{after:.2%}"] for title, before, after in metric_rows(report)]
     low, high = metrics["fa_interval"]
     return (
         format_table(["on test data", "before", "after"], rows)
-        + f"\n\n{metrics['n_forget']} images of the concept, {metrics['n_retain']} others, {metrics['n_names']} names; "
+        + f"\n\n{metrics['n_forget']} {unit(report)} of the concept, {metrics['n_retain']} others, {metrics['n_names']} names; "
         + f"95 % interval of FA@1 after: {low:.2%} to {high:.2%}; seed {report['seed']}."
     )
 
@@ -45,4 +63,4 @@ def verdict(report: dict[str, Any]) -> str:
     if not report["succeeded"]:
         return "NOT FORGOTTEN: the target was not reached; don't publish this patch."
     left = round(metrics["after"]["fa1"] * metrics["n_forget"])
-    return f"FORGOTTEN ({left} of {metrics['n_forget']} test images of the concept are still recognised first)"
+    return f"FORGOTTEN ({left} of {metrics['n_forget']} test {unit(report)} of the concept are still recognised{' first' if 'fa5' in metrics['after'] else ''})"

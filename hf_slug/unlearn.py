@@ -3,25 +3,31 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .direction import DIRECTIONS, Direction, compute_directions, compute_input_moments
+from .arithmetic import compose
+from .direction import Direction, compute_directions
+from .encoders import Encoder, host_modules
 from .errors import EmptyDatasetError
 from .evaluation import Evaluator, ZeroShotEvaluator
 from .fingerprint import compute_fingerprint
-from .gradients import compute_forget_gradients, compute_retain_gradients, eval_mode
+from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
-from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_in, name_of, say
-from .parts import common_concept, count_overlap, load_parts
+from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_in, say
+from .objectives import DEFAULT_QUESTIONS, ContrastiveObjective, Objective, host_objective
+from .parts import common_concept, load_parts, warn_of_overlap
 from .patch import UnlearningPatch
-from .report import build_report, describe_data, describe_model, peak_memory
+from .report import build_report, describe_data, describe_host, describe_model, peak_memory
 from .result import UnlearningResult
 from .scores import score_layers, select_layers
-from .search import scale_delta, search
+from .search import prepare, scale_delta, search
+from .settings import check_combination, check_gradients, check_settings
+from .target import find_encoder
 from .towers import Granularity, candidate_layers, check_clip_model, layer_weights
 from .tuner import SlugConfig
 
@@ -32,16 +38,23 @@ MIN_CONTRAST = 64  # a contrastive loss over a handful of pairs says little; ove
 
 
 def unlearn(
-    model: PreTrainedModel,
+    model: PreTrainedModel | None,
     processor: Any,
     forget: Any,
     retain: Any,
     *,
     concept: str | None = None,
+    host: Any = None,
+    objective: Literal["clip", "host"] | None = None,
+    component: str | None = None,
+    host_processor: Any = None,
+    questions: Sequence[str] = DEFAULT_QUESTIONS,
+    draws: int = 6,
     tower: Literal["vision", "text", "both"] = "both",
     granularity: Granularity = "matrix",
     direction: Direction = "whitened",
     evaluate: Evaluator | None = None,
+    test_evaluate: Evaluator | None = None,
     validation_forget: Any = None,
     validation_retain: Any = None,
     test_forget: Any = None,
@@ -65,15 +78,18 @@ def unlearn(
     seed: int = 0,
 ) -> UnlearningResult:
     """
-    Removes a concept from a `CLIPModel` with one gradient and one layer (SLUG), and returns it as a patch.
+    Removes a concept from a `CLIPModel`, or from a host that embeds one of its towers, with one gradient and one layer (SLUG),
+    and returns it as a patch.
 
-    The forget loss `1 - cos(v, t)` and CLIP's retain loss are differentiated once, at the original weights. Layers are scored by
+    The forget loss `1 - cos(v, t)` and CLIP's retain loss, or the host's own loss, are differentiated once, at the original weights. Layers are scored by
     importance `‖∇L_forget‖/‖W‖` and alignment `cos(∇L_forget, ∇L_retain)`; those of the Pareto front are each stepped along
     the ascent of the forget loss until a validation set no longer shows the concept; the layer that keeps most wins. Metrics are
     reported on a test set that neither the gradient nor the search has seen.
 
     Args:
-        model (`CLIPModel`): In float32, bfloat16 or float16, on any device. Left as it is.
+        model (`CLIPModel`):
+            In float32, bfloat16 or float16, on any device. Left as it is. `None` if there is only a host: then the objective is
+            the host's, and `evaluate` and `test_evaluate` must be given.
         processor (`CLIPProcessor`): Its processor.
         forget, retain (dataset, list, path or Hub id):
             Image-text pairs of the concept, and pairs to keep; anything that [`load_pairs`] reads. Without validation and test
@@ -81,10 +97,25 @@ def unlearn(
         concept (`str`, *optional*):
             The concept's name (or a full prompt): `t` in the forget loss, for the forget set only. Defaults to the one name
             or text that all of the forget set shares.
+        host (`DiffusionPipeline` or `PreTrainedModel`, *optional*):
+            What the patch is for: a pipeline with CLIP text encoders or a model of the LLaVA family. Only layers that reach its
+            output compete. Left as it is.
+        objective (`str`, *optional*):
+            What is differentiated: `"clip"`, the paper's losses, or `"host"`, the host's own: the denoising loss of the pairs' images
+            under their texts, or the language loss of their names as answers. Defaults to what is better in
+            `benchmarks/results/zoo_hosts.md`: `"host"` with a host, else `"clip"`.
+        component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
+        host_processor (`ProcessorMixin`, *optional*): The processor of a LLaVA, for its own objective.
+        questions (`Sequence[str]`, *optional*): What a LLaVA is asked; names are the answers.
+        draws (`int`, *optional*, defaults to 6): How often an image is noised in the denoising loss.
         tower (`str`, *optional*, defaults to `"both"`): `"vision"`, `"text"` or `"both"`: whose layers compete.
         granularity (`str`, *optional*, defaults to `"matrix"`): `"matrix"`, `"attention"` or `"block"`.
         direction (`str`, *optional*, defaults to `"whitened"`): `"whitened"`, or the paper's `"gradient"`.
-        evaluate ([`Evaluator`], *optional*): What the search goes by. Defaults to zero-shot classification over the names.
+        evaluate ([`Evaluator`], *optional*):
+            What the search goes by. Defaults to zero-shot classification over the names, by the CLIPModel. It is called with the
+            host, if there is one: see [`GenerationEvaluator`] and [`VqaEvaluator`].
+        test_evaluate ([`BehaviourEvaluator`], *optional*):
+            What the report goes by; must use other images, seeds or questions. Defaults to zero-shot classification.
         validation_forget, validation_retain, test_forget, test_retain (*optional*): Sets of their own for search and report.
         names (`Sequence[str]` or `Mapping[str, Sequence[str]]`, *optional*):
             What images are classified among; a mapping gives each its own prompts. Defaults to all that occur in the data.
@@ -128,80 +159,105 @@ def unlearn(
         >>> result.patch.save_pretrained("forget-mira")
         ```
     """
-    check_clip_model(model)
     templates = check_templates(template)
-    _check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size)
-    layers = candidate_layers(model, tower, granularity, norms)
+    check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size)
+    encoder = None if host is None else find_encoder(host, model, tower, component)
+    objective = objective or ("clip" if host is None else "host")
+    check_combination(model, host, objective, evaluate, test_evaluate)
+    if model is not None:
+        check_clip_model(model)
+    subject = cast(nn.Module, model if encoder is None or objective == "clip" else encoder.module)
+    side = tower if encoder is None else encoder.tower
+    layers = candidate_layers(subject, side, granularity, norms)
+    if encoder is not None:
+        layers = [layer for layer in layers if all(encoder.is_live(name) for name in layer.modules)]
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
-    parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns)
-    parts |= load_parts("retain", retain, validation_retain, test_retain, seed, columns)
+    judged = evaluate is not None and test_evaluate is not None  # so that nothing need be split off
+    parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns, whole=judged)
+    parts |= load_parts("retain", retain, validation_retain, test_retain, seed, columns, whole=judged)
 
     concept = common_concept(parts["forget"], templates) if concept is None else concept
     if not concept.strip():
         raise ValueError("The concept is blank. Give the name of what is to be forgotten.")
     own = names.get(concept) if isinstance(names, Mapping) else None
     prompts = list(own or say(concept, templates))  # what is unlearned is what is judged
-    check_prompts(model, processor, prompts)
     concept_name = name_in(concept, [t for t in templates if t != "{}"]) or concept
-    if names is None:
-        names = collect_names([parts[key] for key in ("retain", "validation_retain", "test_retain")], templates)
-    evaluators = {
-        part: ZeroShotEvaluator(
-            processor,
-            parts[f"{part}_forget"],
-            parts[f"{part}_retain"],
-            concept_name,
-            names,
-            templates,
-            fa_at,
-            batch_size,
-        )
-        for part in ("validation", "test")
-    }
-    for part, evaluator in evaluators.items():
-        if not len(evaluator.retain):
-            raise EmptyDatasetError(
-                f"The {part} part of the retain set shows nothing but the concept {concept_name!r}."
+    evaluators: dict[str, Evaluator | None] = {"validation": evaluate, "test": test_evaluate}
+    truncated = 0
+    if model is not None:
+        check_prompts(model, processor, prompts)
+        truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
+    if model is not None and not judged:
+        if names is None:
+            names = collect_names([parts[key] for key in ("retain", "validation_retain", "test_retain")], templates)
+        for part in evaluators:
+            zero_shot = ZeroShotEvaluator(
+                processor,
+                parts[f"{part}_forget"],
+                parts[f"{part}_retain"],
+                concept_name,
+                names,
+                templates,
+                fa_at,
+                batch_size,
             )
-    if overlap := count_overlap(parts):
-        logger.warning(
-            f"{overlap} images of the test sets are also in the sets that the gradient or the search sees. What is measured on "
-            f"them says little of unseen data: remove duplicates first."
-        )
-    shown = sum(name_of(pair, templates).casefold() == concept_name.casefold() for pair in parts["retain"])
-    if shown:
-        logger.warning(
-            f"{shown} of {len(parts['retain'])} pairs of the retain set show the concept {concept_name!r}: the retain loss asks "
-            f"for what the forget loss removes. Leave them out of the retain set."
-        )
-    warn_of_truncation(model, processor, evaluators["test"].prompts, "names")
-    truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
+            if not len(zero_shot.retain):
+                raise EmptyDatasetError(
+                    f"The {part} part of the retain set shows nothing but the concept {concept_name!r}."
+                )
+            if part == "test":
+                warn_of_truncation(model, processor, zero_shot.prompts, "names")
+            evaluators[part] = evaluators[part] or zero_shot
+    overlap = warn_of_overlap(parts, concept_name, templates)
+    device = next(subject.parameters()).device
+    chooser, tester = cast(Evaluator, evaluators["validation"]), cast(Any, evaluators["test"])
 
-    with eval_mode(model):
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(model.device)
+    with eval_mode(nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
         contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
-        weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
+        weights = {name: weight for layer in layers for name, weight in layer_weights(subject, layer).items()}
         if retain_gradients is not None:
-            _check_gradients(retain_gradients, weights)
-        forget_gradients = compute_forget_gradients(model, processor, layers, parts["forget"], prompts, batch_size)
+            check_gradients(retain_gradients, weights)
+        goal: Objective
+        if objective == "clip":
+            goal = ContrastiveObjective(
+                cast(Any, model), processor, parts["forget"], parts["retain"], prompts, batch_size, contrast
+            )
+        else:
+            goal = host_objective(
+                host,
+                cast(Encoder, encoder),
+                parts["forget"],
+                parts["retain"],
+                processor=host_processor,
+                questions=questions,
+                draws=draws,
+                batch_size=batch_size,
+                seed=seed,
+            )
+        forget_gradients = goal.forget_gradients(layers)
         if retain_gradients is None:
-            retain_gradients = compute_retain_gradients(model, processor, layers, parts["retain"], contrast)
+            retain_gradients = goal.retain_gradients(layers)
         scores = score_layers(layers, weights, forget_gradients, retain_gradients)
         candidates = [score.layer for score in select_layers(scores, front_only=front_only)]
-        moments = None
-        if direction == "whitened":
-            moments = compute_input_moments(model, processor, candidates, parts["retain"], batch_size)
+        moments = goal.input_moments(candidates) if direction == "whitened" else None
         directions = compute_directions(forget_gradients, candidates, moments, epsilon, rank)
         gradient_seconds = time.perf_counter() - started
 
         started = time.perf_counter()
-        chooser = evaluate if evaluate is not None else evaluators["validation"]
-        found = search(model, candidates, directions, chooser, steps, target, trajectory)
+
+        def measured(evaluator: Evaluator) -> nn.Module:
+            """Whose weights are changed for an evaluator: those of the CLIPModel or those of the host."""
+            by_clip = encoder is None or isinstance(evaluator, ZeroShotEvaluator)
+            return cast(nn.Module, model if by_clip else encoder.module)  # type: ignore[union-attr]
+
+        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host=host)
         search_seconds = time.perf_counter() - started
 
-        best, base = found.chosen, describe_model(model)
+        best, base = found.chosen, describe_model(model if model is not None else host)
+        originals = layer_weights(subject, best.layer)
         config = SlugConfig(
             target_modules=list(best.layer.modules),
             tower=best.layer.tower,
@@ -212,21 +268,26 @@ def unlearn(
             direction=direction,
             base_model_name_or_path=base["name_or_path"] or None,
             revision=base["revision"],
-            base_fingerprint=compute_fingerprint(layer_weights(model, best.layer)),
+            base_fingerprint=compute_fingerprint(originals),
             inference_mode=True,
         )
         deltas = {name: scale_delta(directions[name], best.step_size) for name in best.layer.modules}
         patch = UnlearningPatch.from_deltas(deltas, config)
-        changed = patch.new_weights(model, strict=False)
-        tester = evaluators["test"]
+        tested = measured(tester)
+        changed = {
+            name: compose(weight.detach(), {"patch": patch.deltas[name]}, {})
+            for name, weight in layer_weights(tested, best.layer).items()
+        }
         patch.report = build_report(
             concept=concept,
             prompts=prompts,
             base_model=base,
             settings={
-                "tower": tower,
+                "tower": side,
                 "granularity": granularity,
                 "direction": direction,
+                "objective": objective,
+                "host": None if encoder is None else describe_host(host, encoder),
                 "rank": rank,
                 "steps": steps,
             },
@@ -235,11 +296,11 @@ def unlearn(
             chooser=chooser,
             target=target,
             tester=tester,
-            compared=tester.prepare(model).compare(best.layer, changed),
+            compared=cast(Any, prepare(tester, tested, host)).compare(best.layer, changed),
             cost={
                 "gradient_s": gradient_seconds,
                 "search_s": search_seconds,
-                "peak_memory_bytes": peak_memory(model.device),
+                "peak_memory_bytes": peak_memory(device),
                 "patch_bytes": patch.num_bytes,
             },
             data=describe_data(
@@ -259,37 +320,3 @@ def unlearn(
             f"({metrics['before'][key]:.1%} before). Try more steps, another tower, or a larger forget set."
         )
     return UnlearningResult(patch, dict(retain_gradients))
-
-
-def _check_settings(
-    direction: str,
-    trajectory: str,
-    steps: int,
-    epsilon: float,
-    rank: int | None,
-    batch_size: int,
-    retain_batch_size: int | None,
-) -> None:
-    wrong = {
-        f"direction={direction!r}: expected one of {', '.join(DIRECTIONS)}": direction not in DIRECTIONS,
-        f"trajectory={trajectory!r}: expected best, chosen or all": trajectory not in ("best", "chosen", "all"),
-        f"steps={steps}: expected at least 1": steps < 1,
-        f"epsilon={epsilon}: expected a positive number": not 0 < epsilon < float("inf"),
-        f"rank={rank}: expected at least 1, or None": rank is not None and rank < 1,
-        f"batch_size={batch_size}: expected at least 1": batch_size < 1,
-        f"retain_batch_size={retain_batch_size}: expected at least 2": (retain_batch_size or 2) < 2,
-    }
-    found = [message for message, is_wrong in wrong.items() if is_wrong]
-    if found:
-        raise ValueError(f"Wrong setting: {'; '.join(found)}.")
-
-
-def _check_gradients(gradients: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
-    wrong = [
-        name for name, weight in weights.items() if name not in gradients or gradients[name].shape != weight.shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"retain_gradients are not those of this model and these candidates: {wrong[0]} and {len(wrong) - 1} others are "
-            f"missing or of another shape. Leave them out to compute them again."
-        )

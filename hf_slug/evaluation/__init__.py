@@ -1,8 +1,25 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Evaluators: each says whether a concept is forgotten, and what is left of the rest."""
 
+from .behaviour import BehaviourEvaluator, PreparedBehaviour
 from .evaluator import Evaluator
+from .generation import GenerationEvaluator, generate
+from .judges import ClassifierJudge, Judge, ZeroShotJudge
+from .vqa import VqaEvaluator, matches
 from .zero_shot import PreparedZeroShot, ZeroShotEvaluator
 
 
-__all__ = ["Evaluator", "PreparedZeroShot", "ZeroShotEvaluator"]
+__all__ = [
+    "BehaviourEvaluator",
+    "ClassifierJudge",
+    "Evaluator",
+    "GenerationEvaluator",
+    "Judge",
+    "PreparedBehaviour",
+    "PreparedZeroShot",
+    "VqaEvaluator",
+    "ZeroShotEvaluator",
+    "ZeroShotJudge",
+    "generate",
+    "matches",
+]

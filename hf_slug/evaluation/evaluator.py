@@ -3,8 +3,6 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from transformers import PreTrainedModel
-
 
 @runtime_checkable
 class Evaluator(Protocol):
@@ -24,4 +22,4 @@ class Evaluator(Protocol):
     primary_metric: str
     greater_is_better: bool
 
-    def __call__(self, model: PreTrainedModel) -> dict[str, Any] | float: ...
+    def __call__(self, model: Any, /) -> dict[str, Any] | float: ...

@@ -69,6 +69,7 @@ class ZeroShotEvaluator:
         labels = label(retain, self.names, self.templates, "retain set")
         kept = [i for i, own in enumerate(labels) if own != self.concept]
         self.forget, self.retain = forget, retain.subset(kept)
+        self.n_forget, self.n_retain = len(self.forget), len(self.retain)
         self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.long)
         self.primary_metric = f"fa{k or (1 if len(self.names) < _SMALL_LABEL_SPACE else 5)}"
         prompts = names if isinstance(names, Mapping) else {}

@@ -10,9 +10,12 @@ from . import data
 
 
 if TYPE_CHECKING:
-    from ..unlearn import UnlearningResult
+    from .unlearning import unlearn_clip, unlearn_llava, unlearn_stable_diffusion
 
 CLIP_FOLDER = Path(__file__).parent / "clip"
+LLAVA_FOLDER = Path(__file__).parent / "llava"
+STABLE_DIFFUSION_FOLDER = Path(__file__).parent / "stable_diffusion"
+JUDGE_FOLDER = Path(__file__).parent / "judge"
 
 
 def load_clip(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -29,6 +32,59 @@ def load_clip(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
 
     model = CLIPModel.from_pretrained(CLIP_FOLDER, dtype=dtype, local_files_only=True)
     return model.eval(), CLIPProcessor.from_pretrained(CLIP_FOLDER, local_files_only=True)
+
+
+def load_llava(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """
+    Loads the zoo's LLaVA, whose vision tower is the one of the zoo's CLIP, from the package, without any network.
+
+    Args:
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the weights.
+
+    Returns:
+        `tuple[LlavaForConditionalGeneration, LlavaProcessor]`: The model in eval mode, and its processor.
+    """
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    model = LlavaForConditionalGeneration.from_pretrained(LLAVA_FOLDER, dtype=dtype, local_files_only=True)
+    return model.eval(), LlavaProcessor.from_pretrained(LLAVA_FOLDER, local_files_only=True)
+
+
+def load_stable_diffusion(dtype: torch.dtype = torch.float32) -> Any:
+    """
+    Loads the zoo's Stable Diffusion from the package, without any network.
+
+    Its text encoder is the zoo CLIP's text tower.
+
+    Args:
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the weights.
+
+    Returns:
+        `StableDiffusionPipeline`: The pipeline, its models in eval mode. It draws 32x32 pictures; 15 steps are enough.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    # stored in half precision but for the text encoder, and loaded in float32
+    pipeline = StableDiffusionPipeline.from_pretrained(STABLE_DIFFUSION_FOLDER, local_files_only=True)
+    for model in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        # not `pipeline.to`, which warns, and not an argument above, whose name depends on diffusers' version
+        torch.nn.Module.to(model.eval(), dtype)
+    return pipeline
+
+
+def load_judge() -> tuple[Any, Any]:
+    """
+    Loads the zoo's judge, a classifier trained apart from the other models, from the package, without any network.
+
+    Returns:
+        `tuple[ResNetForImageClassification, ViTImageProcessorPil]`: The model in eval mode, and its
+            processor. The first ten of its twenty logits are the digits, the last ten the styles.
+    """
+    from transformers import ResNetForImageClassification, ViTImageProcessorPil
+
+    # the weights are stored in half precision
+    model = ResNetForImageClassification.from_pretrained(JUDGE_FOLDER, dtype=torch.float32, local_files_only=True)
+    return model.eval(), ViTImageProcessorPil.from_pretrained(JUDGE_FOLDER, local_files_only=True)
 
 
 def concept_pairs(
@@ -51,40 +107,10 @@ def concept_pairs(
     return [row for row in rows if row["name"] == concept], [row for row in rows if row["name"] != concept]
 
 
-def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningResult":
-    """
-    Forgets a concept of the zoo's CLIP.
+def __getattr__(name: str) -> Any:
+    # the recipes bring the whole method with them, which loading a model does not need
+    if name in ("unlearn_clip", "unlearn_llava", "unlearn_stable_diffusion"):
+        from . import unlearning
 
-    The gradient comes from handwriting the model was trained on, the search and the report each from handwriting of their own.
-
-    Args:
-        concept (`str`): A digit's or a style's name.
-        seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken and how it is drawn.
-        settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`].
-
-    Returns:
-        [`UnlearningResult`]
-    """
-    from ..unlearn import unlearn
-
-    kind = data.kind(concept)
-    model, processor = load_clip()
-    forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
-    validation, validation_retain = concept_pairs(concept, "validation", seed)
-    validation_retain = validation_retain[:900]  # every layer searched runs through them; a hundred a name will do
-    test, test_retain = concept_pairs(concept, "test", seed)
-    return unlearn(
-        model,
-        processor,
-        forget,
-        retain,
-        concept=concept,
-        validation_forget=validation,
-        validation_retain=validation_retain,
-        test_forget=test,
-        test_retain=test_retain,
-        names=data.names(kind),
-        template=data.TEMPLATES[kind],
-        seed=seed,
-        **settings,
-    )
+        return getattr(unlearning, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

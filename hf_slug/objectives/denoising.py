@@ -1,0 +1,123 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The objective of Stable Diffusion: its denoising loss, through the frozen UNet into the text tower."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils import logging
+
+from ..data import Pairs
+from ..encoders import Encoder
+from ..errors import UnsupportedModelError
+from .objective import HostObjective
+
+
+class DenoisingObjective(HostObjective):
+    """
+    `E ‖ε − ε_θ(zₜ, t, c)‖²` of images under their own prompts, at timesteps and noise drawn anew each time.
+
+    The UNet reads every token of the prompt, padding included, and the CLIP loss only the pooled one: what the former knows of a
+    concept, the latter may not see.
+
+    Args:
+        pipe (`DiffusionPipeline`): A Stable Diffusion pipeline with a UNet (1.x, 2.x, XL). Left as it is.
+        encoder ([`Encoder`]): Which of its text encoders.
+        forget, retain (`Pairs`): Images and their prompts.
+        draws (`int`, *optional*, defaults to 6): How often each image is noised.
+        batch_size (`int`, *optional*, defaults to 32): Images per pass through the UNet.
+        seed (`int`, *optional*, defaults to 0): Seed of the noise and the timesteps.
+
+    Raises:
+        UnsupportedModelError: If the pipeline has no UNet and VAE that work this way.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        encoder: Encoder,
+        forget: Pairs,
+        retain: Pairs,
+        draws: int = 6,
+        batch_size: int = 32,
+        seed: int = 0,
+    ):
+        from diffusers import DDPMScheduler
+
+        unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+        kind = getattr(getattr(pipe, "scheduler", None), "config", {}).get("prediction_type")
+        if unet is None or vae is None or kind not in ("epsilon", "v_prediction", "sample"):
+            raise UnsupportedModelError(
+                f"The denoising loss of {type(pipe).__name__} is not known here: expected a pipeline with a VAE, a UNet and a "
+                f"scheduler that predicts epsilon, v_prediction or sample. Use objective='clip'."
+            )
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise UnsupportedModelError(
+                f"The UNet of {type(pipe).__name__} reads {unet.config.in_channels} channels, and pictures have "
+                f"{vae.config.latent_channels}: an inpainting model. Use the text-to-image model with the same text encoder, or "
+                f"objective='clip'."
+            )
+        texts = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+        super().__init__([p for p in (unet, vae, *texts) if isinstance(p, nn.Module)], encoder, forget, retain)
+        self.pipe, self.draws, self.batch_size, self.seed = pipe, draws, batch_size, seed
+        self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+
+    def losses(self, pairs: Pairs, description: str) -> Iterator[tuple[torch.Tensor, float]]:
+        """Yields the mean squared error of a batch, `draws` times over the set."""
+        generator = torch.Generator().manual_seed(self.seed)
+        starts = [start for _ in range(self.draws) for start in range(0, len(pairs), self.batch_size)]
+        for start in logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3):
+            batch = pairs[start : start + self.batch_size]
+            yield self._loss(batch, generator), len(batch) / (len(pairs) * self.draws)
+
+    def encode(self, pairs: Pairs) -> None:
+        """Runs the text encoder on every prompt, padded as the pipeline does."""
+        for start in range(0, len(pairs), 256):
+            self._prompts(pairs[start : start + 256].texts)
+
+    def _loss(self, batch: Pairs, generator: torch.Generator) -> torch.Tensor:
+        pipe, unet = self.pipe, self.pipe.unet
+        latents = self._latents(batch)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(batch),), generator=generator)
+        steps = steps.to(latents.device)
+        said, conditions = self._prompts(batch.texts)
+        noisy = self.scheduler.add_noise(latents, noise, steps)
+        found = unet(noisy, steps, encoder_hidden_states=said, added_cond_kwargs=conditions).sample
+        kind = pipe.scheduler.config.prediction_type
+        if kind == "epsilon":
+            wanted = noise
+        elif kind == "sample":
+            wanted = latents
+        else:
+            wanted = self.scheduler.get_velocity(latents, noise, steps)
+        return F.mse_loss(found.float(), wanted.float())
+
+    @torch.no_grad()
+    def _latents(self, batch: Pairs) -> torch.Tensor:
+        vae, scale = self.pipe.vae, self.pipe.vae_scale_factor
+        size = self.pipe.unet.config.sample_size * scale
+        pixels = self.pipe.image_processor.preprocess(batch.images(), height=size, width=size)
+        pixels = pixels.to(vae.device, vae.dtype)
+        latents = vae.encode(pixels).latent_dist.mode()
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return ((latents - shift) * vae.config.scaling_factor).to(self.pipe.unet.dtype)
+
+    def _prompts(self, texts: list[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+        """Encodes prompts by the pipeline's own way, each different one once."""
+        unique = list(dict.fromkeys(texts))
+        rows = torch.tensor([unique.index(text) for text in texts], device=self.pipe.unet.device)
+        said = self.pipe.encode_prompt(
+            prompt=unique,
+            device=self.pipe.unet.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        if len(said) == 2:
+            return said[0][rows], None
+        # XL: (embeddings, negative ones, pooled, negative pooled), and the size of the picture
+        size = float(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
+        times = torch.tensor([[size, size, 0.0, 0.0, size, size]]).expand(len(texts), -1)
+        return said[0][rows], {"text_embeds": said[2][rows], "time_ids": times.to(said[0])}

@@ -1,0 +1,48 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Which objective is a host's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..data import Pairs
+from ..encoders import Encoder, is_pipeline
+from .answers import AnswerObjective
+from .denoising import DenoisingObjective
+from .objective import HostObjective
+
+
+DEFAULT_QUESTIONS = ("What is this?", "What is shown in this picture?")
+
+
+def host_objective(
+    host: Any,
+    encoder: Encoder,
+    forget: Pairs,
+    retain: Pairs,
+    *,
+    processor: Any = None,
+    questions: Sequence[str] = DEFAULT_QUESTIONS,
+    draws: int = 6,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> HostObjective:
+    """
+    Makes the objective of a host: the denoising loss of a pipeline, the language loss of a LLaVA.
+
+    Args:
+        host (`DiffusionPipeline` or `PreTrainedModel`): The host.
+        encoder ([`Encoder`]): The encoder that the loss is differentiated by.
+        forget, retain (`Pairs`): The two sets.
+        processor, questions (*optional*): See [`AnswerObjective`].
+        draws, seed (*optional*): See [`DenoisingObjective`].
+        batch_size (`int`, *optional*, defaults to 32): Images per forward pass.
+
+    Raises:
+        ValueError: If a LLaVA comes without its processor.
+        UnsupportedModelError: If the host's loss is not known.
+    """
+    if is_pipeline(host):
+        return DenoisingObjective(host, encoder, forget, retain, draws, batch_size, seed)
+    if processor is None:
+        raise ValueError(f"The language loss of {type(host).__name__} needs its processor. Pass `host_processor=`.")
+    return AnswerObjective(host, processor, encoder, forget, retain, questions, batch_size)

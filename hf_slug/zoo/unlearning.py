@@ -1,0 +1,200 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Forgetting a concept of the zoo: which data each model is given, searched on, and judged by."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..data import load_pairs
+from ..evaluation import ClassifierJudge, GenerationEvaluator, VqaEvaluator
+from ..unlearn import unlearn
+from . import data
+from .questions import QUESTIONS, UNSEEN_QUESTIONS
+
+
+if TYPE_CHECKING:
+    from ..result import UnlearningResult
+
+# Every prompt of the zoo, and what its pictures should show.
+PROMPTS = {data.CAPTION.format(digit=d, style=s): (d, s) for d in data.DIGITS for s in data.STYLES}
+DRAWING: dict[str, Any] = {"num_inference_steps": 15, "guidance_scale": 3.0, "batch_size": 20}
+SEARCH_SEED, TEST_SEED = 0, 10_000  # of generated pictures; the second is never searched
+
+
+def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningResult":
+    """
+    Forgets a concept of the zoo's CLIP.
+
+    The gradient comes from handwriting the model was trained on, the search and the report each from handwriting of their own.
+
+    Args:
+        concept (`str`): A digit's or a style's name.
+        seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken and how it is drawn.
+        settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`].
+
+    Returns:
+        [`UnlearningResult`]
+    """
+    from . import concept_pairs, load_clip
+
+    kind = data.kind(concept)
+    model, processor = load_clip()
+    forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
+    validation, validation_retain = concept_pairs(concept, "validation", seed)
+    validation_retain = validation_retain[:900]  # every layer searched runs through them; a hundred a name will do
+    test, test_retain = concept_pairs(concept, "test", seed)
+    return unlearn(
+        model,
+        processor,
+        forget,
+        retain,
+        concept=concept,
+        validation_forget=validation,
+        validation_retain=validation_retain,
+        test_forget=test,
+        test_retain=test_retain,
+        names=data.names(kind),
+        template=data.TEMPLATES[kind],
+        seed=seed,
+        **settings,
+    )
+
+
+def picture_evaluator(
+    concept: str, seed: int = TEST_SEED, images_per_prompt: int = 20, retain_per_prompt: int | None = None
+) -> GenerationEvaluator:
+    """
+    Judges the zoo's Stable Diffusion by pictures of all hundred prompts, with the zoo's own judge.
+
+    Args:
+        concept (`str`): A digit's or a style's name.
+        seed (`int`, *optional*, defaults to 10,000): Seed of the first picture of each prompt.
+        images_per_prompt (`int`, *optional*, defaults to 20): Pictures of each of the concept's ten prompts.
+        retain_per_prompt (`int`, *optional*): Pictures of each of the ninety others. Defaults to the same.
+
+    Returns:
+        [`GenerationEvaluator`]
+    """
+    from . import load_judge
+
+    judge = ClassifierJudge(*load_judge(), kinds=[data.DIGITS, list(data.STYLES)])
+    return GenerationEvaluator(judge, PROMPTS, concept, images_per_prompt, retain_per_prompt, seed, **DRAWING)
+
+
+def unlearn_stable_diffusion(
+    concept: str,
+    seed: int = 0,
+    evaluate: Any = None,
+    test_evaluate: Any = None,
+    **settings: Any,
+) -> "UnlearningResult":
+    """
+    Forgets a concept of the zoo's Stable Diffusion. The search and the report go by pictures from different seeds.
+
+    Args:
+        concept (`str`): A digit's or a style's name.
+        seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken, how it is drawn, and how it is noised.
+        evaluate, test_evaluate ([`GenerationEvaluator`], *optional*):
+            Default to [`picture_evaluator`] with 4 and 1 pictures a prompt for the search, and 10 and 2 for the report.
+        settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`.
+
+    Returns:
+        [`UnlearningResult`]
+    """
+    from . import concept_pairs, load_clip, load_stable_diffusion
+
+    kind = data.kind(concept)
+    model, processor = load_clip()
+    forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=10)
+    retain = retain[:300]  # every picture is noised several times
+    return unlearn(
+        model,
+        processor,
+        forget,
+        retain,
+        concept=concept,
+        host=load_stable_diffusion(),
+        evaluate=evaluate or picture_evaluator(concept, SEARCH_SEED, 4, 1),
+        test_evaluate=test_evaluate or picture_evaluator(concept, TEST_SEED, 10, 2),
+        names=data.names(kind),
+        template=data.TEMPLATES[kind],
+        seed=seed,
+        **settings,
+    )
+
+
+def answer_evaluator(
+    concept: str, split: data.Split, seed: int = 0, limit_per_digit: int | None = None, unseen: bool = True
+) -> VqaEvaluator:
+    """
+    Judges the zoo's LLaVA by questions about pictures of one split of the handwriting.
+
+    Args:
+        concept (`str`): A digit's or a style's name.
+        split (`str`): `"train"`, `"validation"` or `"test"` handwriting.
+        seed (`int`, *optional*, defaults to `0`): Seed of how it is drawn.
+        limit_per_digit (`int`, *optional*): At most so many handwriting samples of each digit.
+        unseen (`bool`, *optional*, defaults to `True`):
+            Ask in wordings that the model was not trained on; otherwise in some of those it was.
+
+    Returns:
+        [`VqaEvaluator`]: Asks two questions of each picture, and the other kind's beside the concept's own.
+    """
+    from . import load_llava
+
+    kind = data.kind(concept)
+    other: Any = "style" if kind == "digit" else "digit"
+    asked = UNSEEN_QUESTIONS if unseen else QUESTIONS
+    rows = data.load_pairs(split, seed, limit_per_digit)
+    parts: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for row in rows:
+        parts[row[kind] == concept].append({**row, "name": row[kind]})
+    labels = [row[other] for row in parts[False]]
+    return VqaEvaluator(
+        load_llava()[1],
+        load_pairs(parts[True]),
+        load_pairs(parts[False]),
+        concept,
+        data.names(kind),
+        asked[kind],
+        {other: (asked[other], labels)},
+        per_image=2,
+    )
+
+
+def unlearn_llava(
+    concept: str, seed: int = 0, evaluate: Any = None, test_evaluate: Any = None, **settings: Any
+) -> "UnlearningResult":
+    """
+    Forgets a concept of the zoo's LLaVA. The search asks trained wordings about validation pictures, the report others.
+
+    Args:
+        concept (`str`): A digit's or a style's name.
+        seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken and how it is drawn.
+        evaluate, test_evaluate ([`VqaEvaluator`], *optional*):
+            Default to [`answer_evaluator`] on validation and on test handwriting.
+        settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`.
+
+    Returns:
+        [`UnlearningResult`]
+    """
+    from . import concept_pairs, load_clip, load_llava
+
+    kind = data.kind(concept)
+    model, processor = load_clip()
+    llava, llava_processor = load_llava()
+    forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
+    return unlearn(
+        model,
+        processor,
+        forget,
+        retain,
+        concept=concept,
+        host=llava,
+        host_processor=llava_processor,
+        questions=QUESTIONS[kind],
+        evaluate=evaluate or answer_evaluator(concept, "validation", seed, 8, unseen=False),
+        test_evaluate=test_evaluate or answer_evaluator(concept, "test", seed, 8),
+        names=data.names(kind),
+        template=data.TEMPLATES[kind],
+        seed=seed,
+        **settings,
+    )
