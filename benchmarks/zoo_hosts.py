@@ -30,7 +30,8 @@ from hf_slug.zoo.unlearning import PROMPTS, answer_evaluator, picture_evaluator
 
 RESULTS = Path(__file__).parent / "results"
 PATCHES = Path(".cache/zoo-hosts")
-PER_CELL, SEED = 20, 50_000
+# The objective that is not the default is measured on fewer pictures: two thousand take a minute and a half.
+PER_CELL, SEED = {"host": 20, "clip": 5}, 50_000
 STACKS = (("seven", "neon", "fire"), ("three", "eight", "ink"), ("zero", "one", "two"), ("chalk", "gold", "pixel"))
 # What is run, in this order, so that a run that is stopped early has the most useful half.
 PLAN = [("stable-diffusion", "host", c) for c in CONCEPTS]
@@ -52,11 +53,13 @@ def score(judged: list[tuple[str, tuple[str, ...]]], gone: tuple[str, ...]) -> d
     return result
 
 
-def look(pipe) -> list[tuple[str, tuple[str, ...]]]:
-    """Makes and judges `PER_CELL` pictures of every prompt."""
-    evaluator = picture_evaluator("seven", SEED, PER_CELL)
-    wanted = [(prompt, i) for prompt in PROMPTS for i in range(PER_CELL)]
-    names = evaluator.judge(evaluator.generate(pipe, wanted, "pictures"))
+def look(pipe, per_cell: int = PER_CELL["host"]) -> list[tuple[str, tuple[str, ...]]]:
+    """Makes and judges so many pictures of every prompt."""
+    evaluator = picture_evaluator("seven", SEED, per_cell)
+    wanted = [(prompt, i) for prompt in PROMPTS for i in range(per_cell)]
+    with torch.autocast("cpu", torch.bfloat16):  # a third faster, and as good
+        pictures = evaluator.generate(pipe, wanted, "pictures")
+    names = evaluator.judge(pictures)
     return [(prompt, seen) for (prompt, _), seen in zip(wanted, names)]
 
 
@@ -65,7 +68,7 @@ def run_pictures(objective: str, concept: str) -> dict:
     result = zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick)
     pipe = zoo.load_stable_diffusion()
     pipe.load_unlearning(result.patch)
-    return {"result": result, **score(look(pipe), (concept,))}
+    return {"result": result, **score(look(pipe, PER_CELL[objective]), (concept,))}
 
 
 def run_answers(objective: str, concept: str) -> dict:
@@ -136,8 +139,8 @@ def write_table(rows: list[dict]) -> None:
         judged = [(prompt, tuple(seen)) for prompt, seen in untouched]
         lines += ["## Stable Diffusion", ""]
         lines += [
-            f"{PER_CELL} pictures of each of 100 prompts for every patch (200 of the concept, 1,800 others), seeds from {SEED}; "
-            f"searched on seeds from 0. In percent; higher is better everywhere. `kept` are the other kind's names in the "
+            f'{PER_CELL["host"]} pictures of each of 100 prompts for every patch ({PER_CELL["clip"]} with objective="clip"), ten of them '
+            f"prompts of the concept, seeds from {SEED}; searched on seeds from 0. In percent; higher is better everywhere. `kept` are the other kind's names in the "
             f"concept's own pictures. The last line of each kind is the worst concept of each column.",
             "",
         ]
@@ -167,7 +170,7 @@ def write_table(rows: list[dict]) -> None:
             share = {
                 key: fmean(r[key] for r, _ in tables) / fmean(b[key] for _, b in tables) for key in ("ira", "cra")
             }
-            n = 200 * len(own)
+            n = 10 * PER_CELL[objective] * len(own)
             low, high = wilson_interval(round(fmean(row["ua"] for row, _ in tables) * n), n)
             lines += [
                 "",

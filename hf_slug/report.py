@@ -9,13 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .data import Pairs
 from .encoders import Encoder, host_modules
 from .evaluation import BehaviourEvaluator, Evaluator, ZeroShotEvaluator
 from .scores import LayerScore
 from .search import Search
+from .tables import unit
 
+
+logger = logging.get_logger(__name__)
 
 # On the test set a concept may come back by so much, beyond its interval's lower end, before success is denied.
 _TEST_SLACK = 0.1
@@ -59,7 +63,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     # a pipeline's config is a mapping
     name = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", "")
     return {
-        "name_or_path": name or getattr(model, "name_or_path", ""),
+        "name_or_path": str(name or getattr(model, "name_or_path", "")),
         "revision": getattr(config, "_commit_hash", None),
         "class": type(model).__name__,
         "dtype": str(weights[0].dtype).removeprefix("torch."),
@@ -198,3 +202,18 @@ def build_report(
         "software": describe_software(),
         "seed": seed,
     }
+
+
+def warn_of_failure(report: Mapping[str, Any], key: str) -> None:
+    """Says loudly if a concept was not forgotten, or never known; `key` is the metric that the test goes by."""
+    concept, target, metrics = report["concept"], report["target"], report["metrics"]
+    if not target["known_before"]:
+        logger.warning(
+            f"There was nothing to forget: without any change, {target['metric']} on the validation set already reaches the "
+            f"target for {concept!r}. The model does not recognise it under these prompts and names ({report['prompts'][0]!r}, …)."
+        )
+    elif not report["succeeded"]:
+        logger.warning(
+            f"{concept!r} was NOT forgotten: {key} is {metrics['after'][key]:.1%} of {metrics['n_forget']} test {unit(report)} "
+            f"({metrics['before'][key]:.1%} before). Try more steps, another tower, or a larger forget set."
+        )

@@ -18,7 +18,8 @@ from .towers import Layer, layer_weights
 
 Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
 
-_HOPELESS = 6.0  # a weight that was changed by six times itself without any effect is not worth the next doublings
+# Generating pictures and answers is dear: a weight that was changed by six times itself without any effect is given up.
+_HOPELESS = 6.0
 
 
 @dataclass
@@ -91,6 +92,7 @@ def search_layer(
     is_forgotten: Callable[[dict[str, Any]], bool],
     steps: int = 10,
     tolerance: float = 0.34,
+    hopeless: float = math.inf,
 ) -> list[Trial]:
     """
     Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
@@ -106,6 +108,8 @@ def search_layer(
             Bisection ends when the smallest forgetting step is known to this share of itself (halvings give shares of 1/n,
             which this is not, so that rounding never decides). Going finer would fit the
             validation sample: where its last image is forgotten, an unseen one often is not yet.
+        hopeless (`float`, *optional*, defaults to infinity):
+            A relative change by which there must have been some effect, for the step to be doubled any further.
 
     Returns:
         `list[Trial]`: In the order tried.
@@ -121,7 +125,7 @@ def search_layer(
         forgotten = is_forgotten(metrics)
         trials.append(Trial(layer, step, 0.1 * step / first, forgotten, metrics))
         low, high = (low, step) if forgotten else (step, high)
-        if trials[-1].relative_change > _HOPELESS and high == math.inf and not _has_effect(trials):
+        if trials[-1].relative_change > hopeless and high == math.inf and not _has_effect(trials):
             break
         if high - low <= tolerance * high < math.inf:
             break
@@ -215,13 +219,16 @@ def search(
         return measure
 
     prepared = prepare(evaluator, model, host, goal)
+    hopeless = _HOPELESS if isinstance(prepared, PreparedBehaviour) else math.inf
     before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
     for layer in logging.tqdm(layers, desc="search", leave=False):
         measure = prepared.probe(layer) if prepared is not None else call(layer)
         if before is None:
             before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
-        trials = search_layer(layer, layer_weights(model, layer), directions, measure, is_forgotten, steps)
+        trials = search_layer(
+            layer, layer_weights(model, layer), directions, measure, is_forgotten, steps, hopeless=hopeless
+        )
         if trials:
             by_layer.append(trials)
     if not by_layer:

@@ -8,7 +8,8 @@ from peft import PeftModel
 from transformers import CLIPTextModel
 
 from hf_slug import UnlearningPatch, zoo
-from hf_slug.cli import main, read_names
+from hf_slug.cli import main
+from hf_slug.request import read_names
 from hf_slug.tables import format_table
 from hf_slug.zoo import concept_pairs
 from hf_slug.zoo.data import DIGITS
