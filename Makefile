@@ -44,6 +44,8 @@ test-lowest:
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/zoo_concepts.py
+	$(BIN)/python benchmarks/zoo_hosts.py
+	$(BIN)/python benchmarks/loading.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest hf-slug-demo build *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hf_slug import zoo
 from hf_slug.report import describe_software, wilson_interval
-from hf_slug.zoo.data import CONCEPTS, DIGITS
+from hf_slug.zoo.data import CONCEPTS, DIGITS, STYLES
 from hf_slug.zoo.unlearning import PROMPTS, answer_evaluator, picture_evaluator
 
 
@@ -32,11 +32,12 @@ RESULTS = Path(__file__).parent / "results"
 PATCHES = Path(".cache/zoo-hosts")
 # The objective that is not the default is measured on fewer pictures: two thousand take a minute and a half.
 PER_CELL, SEED = {"host": 20, "clip": 5}, 50_000
+PER_DIGIT = 12  # handwriting samples, each in ten styles
 STACKS = (("seven", "neon", "fire"), ("three", "eight", "ink"), ("zero", "one", "two"), ("chalk", "gold", "pixel"))
-# What is run, in this order, so that a run that is stopped early has the most useful half.
-PLAN = [("stable-diffusion", "host", c) for c in CONCEPTS]
-PLAN += [("llava", objective, digit) for objective in ("clip", "host") for digit in DIGITS]
-PLAN += [("stable-diffusion", "clip", c) for c in CONCEPTS]
+# What is run, in this order, so that a run that is stopped early has the most useful part: the defaults first.
+PLAN = [("stable-diffusion", "host", c) for c in CONCEPTS] + [("llava", "clip", digit) for digit in DIGITS]
+_REST = [("stable-diffusion", "clip", c) for c in (*DIGITS[::3], *list(STYLES)[::3], *CONCEPTS)]
+PLAN += list(dict.fromkeys([*_REST[:4], *(("llava", "host", d) for d in DIGITS), *_REST[4:]]))
 
 
 def score(judged: list[tuple[str, tuple[str, ...]]], gone: tuple[str, ...]) -> dict[str, float]:
@@ -75,7 +76,7 @@ def run_answers(objective: str, concept: str) -> dict:
     quick = answer_evaluator(concept, "test", 0, 2)
     result = zoo.unlearn_llava(concept, objective=objective, test_evaluate=quick)
     llava, _ = zoo.load_llava()
-    evaluator = answer_evaluator(concept, "test", 0)
+    evaluator = answer_evaluator(concept, "test", 0, PER_DIGIT)
     evaluator.per_image = 1
     before = evaluator(llava)
     llava.load_unlearning(result.patch)
@@ -195,8 +196,8 @@ def write_table(rows: list[dict]) -> None:
     if answers:
         lines += ["## LLaVA", ""]
         lines += [
-            "One question in a wording that was never trained on about each of 2,690 drawings of unseen handwriting, and one about "
-            "its style. `right` is the share of answers about the forgotten digit that are still right.",
+            f"One question in a wording that was never trained on about each of {100 * PER_DIGIT:,} drawings of unseen handwriting, and "
+            f"one about its style. `right` is the share of answers about the forgotten digit that are still right.",
             "",
         ]
         for objective in ("clip", "host"):

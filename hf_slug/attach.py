@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""Patches on live weights: what is stacked on an encoder, and the one way in which its weights are changed.
+"""Patches on live weights: whether a patch fits an encoder, and the one way in which its weights are changed.
 
 A patched weight is always computed anew from its original, `cast(W.float64 + Σ weightᵢ·Δᵢ)`, and written in place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,81 +13,21 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .arithmetic import compose, identical
-from .encoders import Encoder
+from .arithmetic import identical
+from .encoders import STACK, Encoder
 from .errors import ChangedWeightError, DeadLayerError, UnsupportedModelError, WrongBaseError
 from .fingerprint import verify_fingerprint
 from .live_weight import ORIGINAL, LiveWeight
 from .patch import UnlearningPatch
+from .stack import Stack, read_stack
 
 
 logger = logging.get_logger(__name__)
 
-_STACK = "_unlearning"
 
-
-@dataclass(frozen=True)
-class Stack:
-    """
-    The patches of one encoder. Never changed: a change makes another one, which is applied as a whole or not at all.
-
-    Args:
-        patches (`dict[str, UnlearningPatch]`): By adapter name, in the order of loading.
-        weights (`dict[str, float]`): How much of each.
-        active (`tuple[str, ...]`): Those that `set_unlearning` left on.
-        enabled (`bool`): Whether the active ones are on at the moment.
-        deltas (`dict[str, dict[str, Tensor]]`): Float32 deltas by canonical module name and adapter name.
-    """
-
-    patches: Mapping[str, UnlearningPatch] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    active: tuple[str, ...] = ()
-    enabled: bool = True
-    deltas: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-
-    def added(self, name: str, patch: UnlearningPatch, weight: float) -> "Stack":
-        """This stack with one more patch, active."""
-        deltas = {module: dict(own) for module, own in self.deltas.items()}
-        for module, delta in patch.deltas.items():
-            deltas.setdefault(module, {})[name] = delta
-        return replace(
-            self,
-            patches={**self.patches, name: patch},
-            weights={**self.weights, name: weight},
-            active=(*self.active, name),
-            deltas=deltas,
-        )
-
-    def without(self, names: Iterable[str]) -> "Stack":
-        """This stack without some patches; without all of them, it is as if there had never been one."""
-        gone = set(names)
-        left = {name: patch for name, patch in self.patches.items() if name not in gone}
-        if not left:
-            return Stack()
-        kept = {
-            module: {name: delta for name, delta in own.items() if name in left} for module, own in self.deltas.items()
-        }
-        return replace(
-            self,
-            patches=left,
-            weights={name: self.weights[name] for name in left},
-            active=tuple(name for name in self.active if name in left),
-            deltas={module: own for module, own in kept.items() if own},
-        )
-
-    def compose(self, module: str, original: Tensor) -> Tensor:
-        """The weight that this stack makes of an original: in float64 on the CPU, so that no device adds rounding of its own."""
-        own = self.deltas.get(module, {})
-        scales = {name: self.weights[name] if self.enabled and name in self.active else 0.0 for name in own}
-        return compose(original.detach().cpu(), own, scales)
-
-
-def read_stack(encoder: Encoder) -> Stack:
-    """Returns what is stacked on an encoder; it is kept on the encoder, which several pipelines may share."""
-    return encoder.root.__dict__.get(_STACK) or Stack()
-
-
-def find_fitting(host: str, patch: UnlearningPatch, encoders: Sequence[Encoder], strict: bool = True) -> list[Encoder]:
+def find_fitting(
+    host: str, patch: UnlearningPatch, encoders: Sequence[Encoder], strict: bool = True, chosen: bool = False
+) -> list[Encoder]:
     """
     Finds the encoders that have a patch's layer, read it, and carry the weights that it was computed from.
 
@@ -96,6 +36,7 @@ def find_fitting(host: str, patch: UnlearningPatch, encoders: Sequence[Encoder],
         patch ([`UnlearningPatch`]): The patch.
         encoders (`Sequence[Encoder]`): The encoders to choose from.
         strict (`bool`, *optional*, defaults to `True`): Whether the weights must be those of the patch's fingerprint.
+        chosen (`bool`, *optional*, defaults to `False`): Whether somebody has chosen these encoders.
 
     Returns:
         `list[Encoder]`: At least one.
@@ -104,29 +45,27 @@ def find_fitting(host: str, patch: UnlearningPatch, encoders: Sequence[Encoder],
         UnsupportedModelError: If no encoder has the layer in the right shape.
         WrongBaseError: If the weights are others.
         DeadLayerError: If the layer is there and is not read.
-        ValueError: If the patch says nothing of its base, and several encoders have the layer.
+        ValueError: If the patch says nothing of its base, several encoders have the layer, and nobody has chosen.
     """
     fingerprint = patch.config.base_fingerprint if strict else None
+    shapes = {name: delta.shape for name, delta in patch.deltas.items()}
     fitting: list[Encoder] = []
-    refused: list[ValueError] = []
+    refused: list[tuple[int, ValueError]] = []
     for encoder in encoders:
         if encoder.tower == patch.tower:
-            try:
-                _check_fit(host, patch, encoder, fingerprint)
+            refusal = _refuse(host, patch, shapes, encoder, fingerprint)
+            if refusal is None:
                 fitting.append(encoder)
-            except (UnsupportedModelError, WrongBaseError) as error:
-                refused.append(error)
+            else:
+                refused.append(refusal)
+    if not fitting and refused:
+        raise max(refused, key=lambda refusal: refusal[0])[1]  # what came nearest says most
     if not fitting:
-        # the error that came furthest says most
-        for kind in (DeadLayerError, WrongBaseError, UnsupportedModelError):
-            for refusal in refused:
-                if isinstance(refusal, kind):
-                    raise refusal
         raise UnsupportedModelError(
             f"The patch changes {', '.join(patch.modules)} of a {patch.tower} tower. {host} has none that could be changed: "
             f"found {', '.join(f'{e.component} ({e.tower})' for e in encoders)}."
         )
-    if not fingerprint and len(fitting) > 1:
+    if not fingerprint and not chosen and len(fitting) > 1:
         raise ValueError(
             f"The patch fits {', '.join(e.component for e in fitting)} of {host} by shape, and nothing says which it was computed "
             f"from. Choose with `components=`."
@@ -138,35 +77,65 @@ def find_fitting(host: str, patch: UnlearningPatch, encoders: Sequence[Encoder],
     return fitting
 
 
-def _check_fit(host: str, patch: UnlearningPatch, encoder: Encoder, fingerprint: Mapping[str, Any] | None) -> None:
-    modules = encoder.resolve(patch.modules)
+def _refuse(
+    host: str,
+    patch: UnlearningPatch,
+    shapes: Mapping[str, torch.Size],
+    encoder: Encoder,
+    fingerprint: Mapping[str, Any] | None,
+) -> tuple[int, ValueError] | None:
+    """Why a patch does not fit an encoder, and how near it came to it, or `None` if it does."""
+    modules, base = encoder.resolve(patch.modules), patch.config.base_model_name_or_path
     missing = [name for name in patch.modules if name not in modules]
     if missing:
-        encoder.check_live(missing, host)
-        raise UnsupportedModelError(
-            f"{encoder.component} of {host} has no {', '.join(missing)}, which the patch changes."
+        kind = UnsupportedModelError if all(map(encoder.is_live, missing)) else DeadLayerError
+        return 0, kind(
+            f"{encoder.component} of {host} has {encoder.blocks} blocks and no {', '.join(missing)}, which the patch changes. Load "
+            f"a patch that was made for this host: `unlearn(..., host=...)`."
         )
     originals, stack = {}, read_stack(encoder)
-    for name, delta in patch.deltas.items():
-        weight = LiveWeight(modules[name], name, encoder.root)
-        originals[name] = read_original(weight, name, stack)
-        if originals[name].shape != delta.shape:
-            raise WrongBaseError(
-                f"{name}.weight in {encoder.component} of {host} has shape {tuple(originals[name].shape)}; the patch was computed "
-                f"from {patch.config.base_model_name_or_path or 'another base model'}, where it has {tuple(delta.shape)}."
-            )
-    if fingerprint:
-        verify_fingerprint(originals, fingerprint, base_name=patch.config.base_model_name_or_path)
-    encoder.check_live(patch.modules, host)
+    nearness = 2  # a quantised weight hides its shape, so it may well be the one that is meant
+    try:
+        for name, module in modules.items():
+            originals[name] = read_original(LiveWeight(module, name, encoder.owner), name, stack)
+        nearness = 1
+        for name, shape in shapes.items():
+            if originals[name].shape != shape:
+                raise WrongBaseError(
+                    f"{name}.weight in {encoder.component} of {host} has shape {tuple(originals[name].shape)}; the patch was computed "
+                    f"from {base or 'another base model'}, where it has {tuple(shape)}."
+                )
+        nearness = 3
+        if fingerprint:
+            verify_fingerprint(originals, fingerprint, base_name=base)
+        nearness = 4
+        encoder.check_live(patch.modules, host)
+    except (UnsupportedModelError, WrongBaseError) as error:
+        return nearness, error
+    return None
 
 
 @dataclass
 class _Change:
     weight: LiveWeight
-    before: Tensor
     original: Tensor
     after: Tensor
     is_patched: bool
+
+    def __post_init__(self) -> None:
+        self.is_new = self.is_patched and self.weight.original is None
+        # a new original is a copy already
+        self.before = self.original if self.weight.original is None else self.weight.read().clone()
+
+    def make(self) -> None:
+        if self.is_new:
+            self.weight.keep_original(self.original)
+        self.weight.write(self.after)
+
+    def undo(self) -> None:
+        if self.is_new:
+            self.weight.drop_original()
+        self.weight.write(self.before)
 
 
 def apply_stacks(changes: Iterable[tuple[Encoder, Stack]]) -> None:
@@ -187,23 +156,21 @@ def apply_stacks(changes: Iterable[tuple[Encoder, Stack]]) -> None:
         touched = list(dict.fromkeys([*present.deltas, *stack.deltas]))
         modules = encoder.resolve(touched)
         for name in touched:
-            weight = LiveWeight(modules[name], name, encoder.root)
+            weight = LiveWeight(modules[name], name, encoder.owner)
             original = read_original(weight, name, present)
-            plan.append(_Change(weight, weight.read(), original, stack.compose(name, original), name in stack.deltas))
-    done: list[tuple[LiveWeight, Tensor]] = []
+            plan.append(_Change(weight, original, stack.compose(name, original), name in stack.deltas))
+    made: list[_Change] = []
     try:
         for change in plan:
-            done.append((change.weight, change.before.clone()))
-            change.weight.write(change.after)
+            made.append(change)
+            change.make()
     except BaseException:
-        for weight, before in done:
-            weight.write(before)
+        for change in made:
+            change.undo()
         raise
     for change in plan:
         if not change.is_patched:
             change.weight.drop_original()
-        elif change.weight.original is None:
-            change.weight.keep_original(change.original)
     for encoder, stack in changes:
         _record(encoder, stack)
 
@@ -228,16 +195,23 @@ def read_original(weight: LiveWeight, name: str, stack: Stack) -> Tensor:
 
 
 def _is_rounding(weight: LiveWeight, live: Tensor, expected: Tensor) -> bool:
-    # A LoRA that was fused and unfused leaves rounding errors behind, which nobody misses. In half precision they are as large
-    # as a weak LoRA, so there the LoRA's layer must still be in place to say that it is not fused.
+    # A LoRA that was fused and unfused leaves rounding errors behind, which nobody misses.
     if live.dtype != expected.dtype or live.shape != expected.shape:
         return False
-    wrappers = [m for m in weight.owner.modules() if getattr(m, "base_layer", None) is weight.module]
-    unfused = bool(wrappers) and not any(getattr(wrapper, "merged", False) for wrapper in wrappers)
-    if live.dtype != torch.float32 and not unfused:
+    wrappers: list[Any] = [m for m in weight.owner.modules() if getattr(m, "base_layer", None) is weight.module]
+    if any(getattr(wrapper, "merged", False) for wrapper in wrappers):
         return False
-    tolerance = 4 * torch.finfo(live.dtype).eps * expected.abs().max()
-    return bool(((live - expected).abs() <= tolerance).all())
+    if wrappers:
+        deltas = [wrapper.get_delta_weight(name) for wrapper in wrappers for name in getattr(wrapper, "lora_A", ())]
+        size = sum((delta.abs() for delta in deltas), expected.abs())
+    elif live.dtype in (torch.float32, torch.float64):
+        size = expected.abs().max()
+    else:
+        return (
+            False  # in half precision a weak LoRA is no larger than rounding, and there is none here to compare with
+        )
+    kind = torch.finfo(live.dtype)
+    return bool(((live - expected).abs() <= 4 * kind.eps * (size + kind.tiny)).all())
 
 
 def _record(encoder: Encoder, stack: Stack) -> None:
@@ -250,9 +224,9 @@ def _record(encoder: Encoder, stack: Stack) -> None:
             module.__dict__.pop("_unlearning_of", None)
             module.__dict__.pop("_apply", None)
     if stack.patches:
-        encoder.root.__dict__[_STACK] = stack
+        encoder.root.__dict__[STACK] = stack
     else:
-        encoder.root.__dict__.pop(_STACK, None)
+        encoder.root.__dict__.pop(STACK, None)
 
 
 def _apply_patched(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:
@@ -262,9 +236,13 @@ def _apply_patched(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Modul
     weight, original = parameter.data, getattr(module, ORIGINAL)
     type(module)._apply(module, fn, recurse)
     parameter, kept = module.weight, getattr(module, ORIGINAL)
-    is_cast = kept.dtype != original.dtype and not kept.is_meta and not parameter.is_meta
-    # if something else has changed the weight, that is cast like any other
-    if is_cast and identical(weight.cpu(), stack.compose(name, original)):
+    if kept.is_meta or kept.dtype == original.dtype:
+        return module
+    if parameter.is_meta:
+        # the weight itself is offloaded and has not been cast
+        setattr(module, ORIGINAL, original)
+    elif identical(weight.cpu(), stack.compose(name, original)):
         with torch.no_grad():
             parameter.copy_(stack.compose(name, kept))
+    # if something else has changed the weight, that is cast like any other
     return module

@@ -31,12 +31,14 @@ def ask(
         `dict[str, torch.Tensor]`: The model's inputs; with answers also `labels`, -100 everywhere but at an answer's tokens.
     """
     prompts = [_prompt(processor, question) for question in questions]
-    inputs = _tokenize(model, processor, images, prompts)
     if answers is None:
-        return inputs
-    asked = inputs["attention_mask"].sum(1)
+        return _tokenize(model, processor, images, prompts)
+    # a blank belongs to the answer's first token, a line break to the prompt
+    prompts = [prompt.rstrip(" ") for prompt in prompts]
+    asked = _tokenize(model, processor, images, prompts)["attention_mask"].sum(1)
     end = processor.tokenizer.eos_token or ""
-    whole = [f"{prompt.rstrip()} {answer}{end}" for prompt, answer in zip(prompts, answers, strict=True)]
+    spaced = [prompt if prompt.endswith("\n") else f"{prompt} " for prompt in prompts]
+    whole = [f"{prompt}{answer}{end}" for prompt, answer in zip(spaced, answers, strict=True)]
     inputs = _tokenize(model, processor, images, whole)
     # what comes last is the answer: padding is on the left
     answered = inputs["attention_mask"].sum(1) - asked

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     files = [args.output / "patch", *plots.save_plots(result.report, args.output / "plots")]
     show = {"stable-diffusion": _show_pictures, "llava": _show_answers}.get(args.host)
     if show is not None:
-        text, file = show(result, args.concept, args.output)
-        files.append(file)
+        text, shown = show(result, args.concept, args.output)
+        files += shown
         if not args.json:
             print(text + "\n")
     return finish(result, files, args.json)
@@ -63,7 +63,7 @@ def shown_names(concept: str, count: int = 3) -> list[str]:
     return [names[(first + i) % len(names)] for i in range(count + 1)]
 
 
-def _show_pictures(result: "UnlearningResult", concept: str, output: Path) -> tuple[str, Path]:
+def _show_pictures(result: "UnlearningResult", concept: str, output: Path) -> tuple[str, list[Path]]:
     """Draws a grid of pictures before and after, and takes the patch off again."""
     pipe = zoo.load_stable_diffusion()
     rows = shown_names(concept)
@@ -87,11 +87,11 @@ def _show_pictures(result: "UnlearningResult", concept: str, output: Path) -> tu
     return (
         f"Pictures before and after: {file}. Taken off again, the text encoder is "
         f"{'the original one, bit for bit' if restored else 'NOT the original one: please report this'}.",
-        file,
+        [file],
     )
 
 
-def _show_answers(result: "UnlearningResult", concept: str, output: Path) -> tuple[str, Path]:
+def _show_answers(result: "UnlearningResult", concept: str, output: Path) -> tuple[str, list[Path]]:
     """Asks about some pictures before and after."""
     model, processor = zoo.load_llava()
     kind = data.kind(concept)
@@ -117,7 +117,7 @@ def _show_answers(result: "UnlearningResult", concept: str, output: Path) -> tup
     captions = _captions(questions, before, after)
     figure = plot_answers([row["image"] for row in pictures], captions, f"{concept!r} forgotten")
     figure.savefig(output / "plots" / "answers.png", dpi=110)
-    return format_table(header, table, left=4), output / "answers.md"
+    return format_table(header, table, left=4), [output / "answers.md", output / "plots" / "answers.png"]
 
 
 def _mark(text: str, row: dict[str, Any], concept: str) -> str:

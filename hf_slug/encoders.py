@@ -2,14 +2,17 @@
 """The CLIP encoders inside a host, and which of their layers reach its output."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import nn
 
 from .errors import DeadLayerError, UnsupportedModelError
 from .towers import PROJECTION, TOWER_NORMS, Tower, find_tower_roots, plain_name, resolve_modules
+
+
+STACK = "_unlearning"  # the attribute of an encoder's root that holds what is stacked on it
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Encoder:
             What the host calls it: `"text_encoder_2"` of a pipeline, `"vision_tower"` of a LLaVA, `"text_model"` of a CLIPModel.
         module (`nn.Module`): What canonical names are resolved in; holds no other tower of the same kind.
         root (`nn.Module`): The tower itself: the module that has `embeddings` and `encoder`.
+        owner (`nn.Module`): The whole model it is part of: offloading and adapters may be attached anywhere in it.
         tower (`str`): `"vision"` or `"text"`.
         blocks (`int`): How many encoder blocks it has.
         live_blocks (`int`): How many of them, from the first, reach the host's output.
@@ -32,6 +36,7 @@ class Encoder:
     component: str
     module: nn.Module
     root: nn.Module
+    owner: nn.Module
     tower: Tower
     blocks: int
     live_blocks: int
@@ -41,7 +46,9 @@ class Encoder:
     def is_live(self, name: str) -> bool:
         """Says whether a module (by canonical name) reaches the host's output."""
         root = f"{self.tower}_model."
-        if name == PROJECTION[self.tower] or name == root + TOWER_NORMS[self.tower]:
+        if name == PROJECTION[self.tower]:
+            return self.reads_pooled and bool(resolve_modules(self.module, [name]))
+        if name == root + TOWER_NORMS[self.tower]:
             return self.reads_pooled
         stack = f"{root}encoder.layers."
         if name.startswith(stack):
@@ -72,9 +79,10 @@ class Encoder:
         """
         dead = [name for name in names if not self.is_live(name)]
         if dead:
+            rest = " and what follows them" if self.reads_pooled else ""
             raise DeadLayerError(
-                f"{', '.join(dead)} can't change anything in {host}: {self.reason}, so only the first {self.live_blocks} of the "
-                f"{self.blocks} blocks of its {self.component} are live. Make the patch for this host: `unlearn(..., host=...)`."
+                f"{', '.join(dead)} can't change anything in {host}: {self.reason}. Live are the first {self.live_blocks} of the "
+                f"{self.blocks} blocks of its {self.component}{rest}. Make the patch for this host: `unlearn(..., host=...)`."
             )
 
 
@@ -83,7 +91,7 @@ def find_encoders(host: Any, components: str | Sequence[str] | None = None) -> l
     Finds the CLIP encoders of a host, by looking at its live modules.
 
     A pipeline's encoders are its components called `text_encoder…`; others, such as the safety checker, hold modules of the same
-    names and are looked at only if `components` names them.
+    names and are looked at only if `components` names them, or did when a patch was loaded.
 
     Args:
         host (`DiffusionPipeline` or `nn.Module`): A pipeline, a CLIP model of any class, or one of the LLaVA family.
@@ -96,10 +104,11 @@ def find_encoders(host: Any, components: str | Sequence[str] | None = None) -> l
         UnsupportedModelError: If the host embeds no CLIP encoder.
         ValueError: If `components` names something that is none.
     """
+    wanted = [components] if isinstance(components, str) else components if components is None else list(components)
     if is_pipeline(host):
-        found = _pipeline_encoders(host, [components] if isinstance(components, str) else components)
+        found = _pipeline_encoders(host, wanted or [])
     elif isinstance(host, nn.Module):
-        found = _model_encoders(_unwrap(host))
+        found = _model_encoders(host)
     else:
         found = []
     if not found and not components:
@@ -107,8 +116,7 @@ def find_encoders(host: Any, components: str | Sequence[str] | None = None) -> l
             f"{type(host).__name__} embeds no CLIP encoder that could be changed. Expected a diffusers pipeline with CLIP text "
             f"encoders, a CLIP model of transformers, or a LLaVA with a CLIP vision tower."
         )
-    if components is not None:
-        wanted = [components] if isinstance(components, str) else list(components)
+    if wanted is not None:
         unknown = [name for name in wanted if name not in {encoder.component for encoder in found}]
         if unknown or not wanted:
             known = ", ".join(encoder.component for encoder in found) or "none"
@@ -117,6 +125,13 @@ def find_encoders(host: Any, components: str | Sequence[str] | None = None) -> l
             )
         found = [encoder for encoder in found if encoder.component in wanted]
     return found
+
+
+def host_modules(host: Any) -> list[nn.Module]:
+    """Returns the modules of a host: a model itself, or the components of a pipeline."""
+    if isinstance(host, nn.Module):
+        return [host]
+    return [part for part in getattr(host, "components", {}).values() if isinstance(part, nn.Module)]
 
 
 def is_pipeline(host: Any) -> bool:
@@ -136,57 +151,52 @@ def _unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def _encoder(component: str, module: nn.Module, path: str, tower: Tower, depth: int | None, reason: str) -> Encoder:
-    """An encoder of which all is read, or only the hidden state after `depth` blocks."""
-    root = module.get_submodule(path)
-    blocks = len(cast(Any, root).encoder.layers)
-    live = blocks if depth is None else depth
-    return Encoder(component, module, root, tower, blocks, live, depth is None, reason)
+def is_patched(module: nn.Module) -> bool:
+    """Says whether there are patches on an encoder in a module."""
+    return any(STACK in part.__dict__ for part in module.modules())
 
 
-def _pipeline_encoders(pipe: Any, named: Sequence[str] | None) -> list[Encoder]:
+def _pipeline_encoders(pipe: Any, named: Sequence[str]) -> list[Encoder]:
     modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    roots: dict[str, Mapping[Tower, list[str]]] = {name: find_tower_roots(part) for name, part in modules.items()}
-    texts = [name for name, found in roots.items() if "text_encoder" in name and len(found["text"]) == 1]
-    projecting = [name for name in texts if "text_projection" in resolve_modules(modules[name], ["text_projection"])]
     result = []
-    for name, found in roots.items():
-        module = modules[name]
-        if name in texts:
-            (path,) = found["text"]
-            depth, reason = None, "it reads all of it"
-            if name not in projecting and projecting:
-                # As in SDXL: the pooled embedding comes from the encoder that has a projection, and of the other one only the
-                # penultimate hidden state is read.
-                depth = len(cast(Any, module.get_submodule(path)).encoder.layers) - 1
+    for name, part in modules.items():
+        is_text = "text_encoder" in name
+        if not (is_text or name in named or is_patched(part)):
+            continue
+        for encoder in _model_encoders(part):
+            if is_text and encoder.tower == "text" and _projects(modules.get(f"{name}_2")) and not _projects(part):
+                # As in SDXL: the pooled embedding comes from the second encoder, and of the first one only the penultimate hidden
+                # state is read.
                 reason = f"it reads the penultimate hidden state of its {name}"
-            result.append(_encoder(name, module, path, "text", depth, reason))
-        elif named is not None and name in named:
-            result += [
-                _encoder(name, module, path, tower, None, "it reads all of it")
-                for tower, paths in found.items()
-                for path in paths
-            ]
+                encoder = replace(encoder, live_blocks=encoder.blocks - 1, reads_pooled=False, reason=reason)
+            result.append(replace(encoder, component=name))
     return result
 
 
-def _model_encoders(model: nn.Module) -> list[Encoder]:
-    roots = find_tower_roots(model)
-    chosen = getattr(getattr(model, "config", None), "vision_feature_layer", None)
+def _projects(module: nn.Module | None) -> bool:
+    return module is not None and PROJECTION["text"] in resolve_modules(module, [PROJECTION["text"]])
+
+
+def _model_encoders(host: nn.Module) -> list[Encoder]:
+    model = _unwrap(host)
     result = []
-    for tower, paths in roots.items():
+    for tower, paths in find_tower_roots(model).items():
         for path in paths:
-            component = plain_name(path).rpartition(".")[2] or f"{tower}_model"
-            if chosen is None:
-                # the projections lie beside the tower; two towers of a kind are told apart by their own modules
-                module, inner = (model, path) if len(paths) == 1 else (model.get_submodule(path), "")
-                result.append(_encoder(component, module, inner, tower, None, "it reads all of it"))
-            elif tower == "vision":
-                module = model.get_submodule(path)
-                blocks = len(cast(Any, module).encoder.layers)
+            root = model.get_submodule(path)
+            blocks = len(cast(Any, root).encoder.layers)
+            chosen = (
+                getattr(getattr(model, "config", None), "vision_feature_layer", None) if tower == "vision" else None
+            )
+            # the projections lie beside the tower; two towers of a kind are told apart by their own modules
+            module = model if chosen is None and len(paths) == 1 else root
+            depth, reason = blocks, "it reads all of it"
+            if chosen is not None:
                 # hidden states are numbered from the embeddings, 0, to the last block's output, `blocks`
                 indices = [chosen] if isinstance(chosen, int) else list(chosen)
                 depth = max(index if index >= 0 else blocks + 1 + index for index in indices)
                 reason = f"it reads the hidden state vision_feature_layer={chosen}"
-                result.append(_encoder(component, module, "", tower, depth, reason))
+            # CLIPForImageClassification averages the last hidden state instead
+            pooled = chosen is None and not hasattr(model, "classifier")
+            component = plain_name(path).rpartition(".")[2] or f"{tower}_model"
+            result.append(Encoder(component, module, root, host, tower, blocks, depth, pooled, reason))
     return result

@@ -16,7 +16,7 @@ _SAMPLES = 32  # values kept for the one comparison that hashes can't make (bflo
 
 def _digest(weight: torch.Tensor, dtype: str) -> str:
     values = weight.detach().to("cpu", _DTYPES[dtype]).contiguous()
-    return hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(values.view(torch.uint8).flatten().numpy().data).hexdigest()
 
 
 def _sample(weight: torch.Tensor) -> list[float]:

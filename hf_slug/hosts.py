@@ -4,6 +4,7 @@
 A host is a diffusers pipeline with CLIP text encoders, a CLIP model of transformers, or one of the LLaVA family.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .attach import Stack, apply_stacks, find_fitting, read_stack
+from .attach import apply_stacks, find_fitting
 from .encoders import Encoder, find_encoders
 from .patch import UnlearningPatch
+from .stack import Stack, read_stack
 
 
 logger = logging.get_logger(__name__)
@@ -78,9 +80,9 @@ def load_unlearning(
         'default_0'
         ```
     """
-    everywhere = find_encoders(host)
-    chosen = everywhere if components is None else find_encoders(host, components)
-    taken = _names(everywhere)
+    chosen = find_encoders(host, components)
+    others = chosen if components is None else find_encoders(host)
+    taken = _names([*others, *chosen])
     name = adapter_name if adapter_name is not None else _free_name(taken)
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"The adapter name {name!r} is empty. Expected a name such as 'forget-mickey'.")
@@ -91,9 +93,9 @@ def load_unlearning(
         )
     weight = _check_weight(weight)
     if isinstance(source, UnlearningPatch):
-        patch = source
+        patch = copy.deepcopy(source)  # what the caller does to it later must not reach the host
     elif isinstance(source, Mapping):
-        patch = UnlearningPatch.from_tensors(source)
+        patch = UnlearningPatch.from_tensors(copy.deepcopy(dict(source)))
     else:
         patch = UnlearningPatch.from_pretrained(
             source,
@@ -104,14 +106,13 @@ def load_unlearning(
             force_download=force_download,
             local_files_only=local_files_only,
         )
-    fitting = find_fitting(type(host).__name__, patch, chosen, strict)
-    stacks = {encoder.component: read_stack(encoder) for encoder in everywhere}
-    enabled = all(stack.enabled for stack in stacks.values())
+    fitting = find_fitting(type(host).__name__, patch, chosen, strict, chosen=components is not None)
+    enabled = all(read_stack(encoder).enabled for encoder in [*others, *chosen])
     if not enabled:
         logger.warning(
             f"Unlearning is disabled on this {type(host).__name__}: {name!r} is loaded, and off until `enable_unlearning()`."
         )
-    apply_stacks([(e, _changed(stacks[e.component].added(name, patch, weight), enabled=enabled)) for e in fitting])
+    apply_stacks([(e, replace(read_stack(e).added(name, patch, weight), enabled=enabled)) for e in fitting])
     return name
 
 
@@ -153,8 +154,11 @@ def get_active_unlearning(host: Any) -> list[str]:
 def get_list_unlearning(host: Any) -> dict[str, list[str]]:
     """Returns the names of all patches by the encoder they are on, e.g. `{"text_encoder": ["forget-mickey"]}`."""
 
-    stacks = {encoder.component: read_stack(encoder) for encoder in find_encoders(host)}
-    return {component: list(stack.patches) for component, stack in stacks.items() if stack.patches}
+    found: dict[str, list[str]] = {}
+    for encoder in find_encoders(host):
+        own = found.setdefault(encoder.component, [])
+        own += [name for name in read_stack(encoder).patches if name not in own]
+    return {component: names for component, names in found.items() if names}
 
 
 def disable_unlearning(host: Any) -> None:

@@ -25,7 +25,7 @@ class LiveWeight:
     Args:
         module (`nn.Module`): The module, without any adapter around it.
         name (`str`): What to call it in messages.
-        owner (`nn.Module`): The encoder it is part of, whose offloading hooks are looked at.
+        owner (`nn.Module`): The whole model it is part of, whose offloading hooks are looked at.
 
     Raises:
         UnsupportedModelError: If the weight is quantised, on disk, or nowhere.
@@ -42,6 +42,12 @@ class LiveWeight:
                 f"a vision or language model as a whole can load the patch unmerged with `PeftModel.from_pretrained`."
             )
         self.parameter = cast(nn.Parameter, weight)
+        self._groups = [group for group in _offload_groups(owner) if self._is_in(group)]
+        if any(getattr(group, "offload_to_disk_path", None) for group in self._groups):
+            raise UnsupportedModelError(
+                f"{name} is offloaded to disk by group offloading, which would undo any change. Load patches first and offload "
+                f"then, or offload to the CPU."
+            )
         self._offloaded = self._find_offloaded()
         if self.parameter.is_meta and self._offloaded is None:
             raise UnsupportedModelError(
@@ -68,30 +74,38 @@ class LiveWeight:
     def keep_original(self, original: Tensor) -> None:
         """Keeps the original beside the weight: it follows `.to()` and `deepcopy`, and stays out of the state dict."""
         self.module.register_buffer(ORIGINAL, original, persistent=False)
-        for group in self._pinned_groups():
-            group.cpu_param_dict[getattr(self.module, ORIGINAL)] = original.cpu()
+        for group in self._groups:
+            if group.stream is not None:
+                group.cpu_param_dict[original] = original.cpu()
 
     def drop_original(self) -> None:
-        """Forgets the original."""
+        """Forgets the original, also where offloading that was turned on later has taken note of it."""
         kept = self.original
-        if kept is not None:
-            for group in self._pinned_groups():
-                group.cpu_param_dict.pop(kept, None)
-            delattr(self.module, ORIGINAL)
+        if kept is None:
+            return
+        delattr(self.module, ORIGINAL)
+        for group in self._groups:
+            group.buffers = [buffer for buffer in group.buffers if buffer is not kept]
+            group.cpu_param_dict.pop(kept, None)
+        for hook in self._align_hooks():
+            getattr(hook, "original_devices", {}).pop(ORIGINAL, None)
 
     def _places(self) -> Iterator[Tensor]:
         if self._offloaded is not None:
             yield self._offloaded
         if not self.parameter.is_meta:
             yield self.parameter.data
-        for group in self._pinned_groups():
+        for group in self._groups:
             if self.parameter in group.cpu_param_dict:
                 yield group.cpu_param_dict[self.parameter]
 
+    def _align_hooks(self) -> list[Any]:
+        hook = self.module.__dict__.get("_hf_hook")
+        return list(getattr(hook, "hooks", [hook]))
+
     def _find_offloaded(self) -> Tensor | None:
-        hook = getattr(self.module, "_hf_hook", None)
-        for part in getattr(hook, "hooks", [hook]):
-            weights = getattr(part, "weights_map", None)
+        for hook in self._align_hooks():
+            weights = getattr(hook, "weights_map", None)
             if weights is None or "weight" not in weights:
                 continue
             first, again = weights["weight"], weights["weight"]
@@ -99,19 +113,16 @@ class LiveWeight:
             return first if first.data_ptr() == again.data_ptr() and not first.is_meta else None
         return None
 
-    def _groups(self) -> Iterator[Any]:
-        for module in self.owner.modules():
-            registry = getattr(module, "_diffusers_hook", None)
-            for hook in getattr(registry, "hooks", {}).values():
-                group = getattr(hook, "group", None)
-                if group is not None and any(self.module in part.modules() for part in group.modules):
-                    yield group
+    def _is_in(self, group: Any) -> bool:
+        if any(parameter is self.parameter for parameter in group.parameters):
+            return True
+        return any(part is self.module for module in group.modules for part in module.modules())
 
-    def _pinned_groups(self) -> list[Any]:
-        found = list(self._groups())
-        if any(getattr(group, "offload_to_disk_path", None) for group in found):
-            raise UnsupportedModelError(
-                f"{self.name} is offloaded to disk by group offloading, which would undo a change. Load patches first, or offload "
-                f"to the CPU."
-            )
-        return [group for group in found if group.stream is not None]
+
+def _offload_groups(owner: nn.Module) -> Iterator[Any]:
+    """The groups of diffusers' group offloading."""
+    for module in owner.modules():
+        registry = module.__dict__.get("_diffusers_hook")
+        for hook in getattr(registry, "hooks", {}).values():
+            if getattr(hook, "group", None) is not None:
+                yield hook.group

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Loading what the command line names: CLIP models, hosts and judges, from folders or the Hub."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +72,12 @@ def load_host(
     _check_folder(name, "a diffusers pipeline")
     if Path(name).is_dir() and not (Path(name) / "model_index.json").is_file():
         raise UnsupportedModelError(f"{name} holds no model_index.json. Expected the folder of a diffusers pipeline.")
-    # pipelines have no "auto": what is stored in half precision is only so to be small
-    kind_of_weights = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    pipe = DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=kind_of_weights)
-    return pipe.to(device or _default_device()), None
+    with _said(name, device):
+        pipe = DiffusionPipeline.from_pretrained(name, revision=revision)
+        # pipelines have no "auto": what is stored in half precision is only so to be small. The argument of `from_pretrained` is
+        # called differently in each version of diffusers.
+        pipe.to(device or _default_device(), torch.float32 if dtype == "auto" else getattr(torch, dtype))
+    return pipe, None
 
 
 def host_kind(name: str, revision: str = "main") -> str | None:
@@ -117,13 +121,21 @@ def load_judge(name: str, names: list[str], device: str | None = None) -> Any:
 
 def _load(kind: Any, name: str, dtype: str, device: str | None, revision: str) -> Any:
     import torch
-    from safetensors import SafetensorError
 
-    try:
+    with _said(name, device):
         model = kind.from_pretrained(
             name, dtype=dtype if dtype == "auto" else getattr(torch, dtype), revision=revision
         )
         return model.eval().to(device or _default_device())
+
+
+@contextmanager
+def _said(name: str, device: str | None) -> Iterator[None]:
+    """Says what could not be loaded, and where to."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (SafetensorError, AssertionError) as error:  # damaged weights; a device that this torch was not built for
         raise UnsupportedModelError(f"{name} can't be loaded on {device or 'the default device'}: {error}") from error
 

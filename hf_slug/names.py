@@ -2,6 +2,7 @@
 """Names, templates and prompts: what a pair shows, and how a name is said to the text tower."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .data import Pair, Pairs
 from .errors import UnknownNameError
@@ -34,18 +35,25 @@ def name_in(text: str, templates: Sequence[str]) -> str | None:
     return None
 
 
+def bare_name(concept: str, templates: Sequence[str]) -> str:
+    """Returns the name in a concept that is a whole prompt; any other concept is its own name."""
+    return name_in(concept, [t for t in templates if t != "{}"]) or concept
+
+
 def say(name: str, templates: Sequence[str]) -> list[str]:
     """Makes the prompts of a name: one a template, or the name alone if it is itself what a template makes."""
-    return (
-        [name]
-        if name_in(name, [t for t in templates if t != "{}"]) is not None
-        else [t.format(name) for t in templates]
-    )
+    return [name] if bare_name(name, templates) != name else [t.format(name) for t in templates]
 
 
 def name_of(pair: Pair, templates: Sequence[str]) -> str:
     """Returns the class of a pair: its `name`, or the name whose template gives its text, or else its whole text."""
     return pair.name or name_in(pair.text, templates) or pair.text
+
+
+def with_names(pairs: Pairs, templates: Sequence[str]) -> Pairs:
+    """Gives each pair without a name the one whose template gives its text, if there is one."""
+    named = [replace(pair, name=pair.name or name_in(pair.text, templates)) for pair in pairs]
+    return Pairs(named, pairs.source, pairs.skipped, pairs.captionless)
 
 
 def collect_names(parts: Sequence[Pairs], templates: Sequence[str]) -> dict[str, list[str]]:

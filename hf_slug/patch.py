@@ -81,10 +81,14 @@ class UnlearningPatch:
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], config: SlugConfig | None = None) -> "UnlearningPatch":
         """Makes a patch of what `adapter_model.safetensors` holds; without a config nothing is known of its base."""
         if config is None:
-            own = [key for key in tensors if isinstance(key, str) and key.endswith(f".{_UP}")]
+            ups = [
+                tensor.shape[1:]
+                for key, tensor in tensors.items()
+                if str(key).endswith(f".{_UP}") and hasattr(tensor, "shape")
+            ]
             config = SlugConfig(
                 target_modules=sorted({str(key).removeprefix(_PREFIX).rpartition(".")[0] for key in tensors}),
-                rank=tensors[own[0]].shape[-1] if own else None,
+                rank=ups[0].numel() if ups else None,
                 inference_mode=True,
             )
         return cls(config, dict(tensors))
@@ -257,10 +261,12 @@ class UnlearningPatch:
     def _check(self, what: str) -> None:
         parts: dict[str, set[str]] = {}
         for key, tensor in self.tensors.items():
-            name, _, part = key.removeprefix(_PREFIX).rpartition(".")
-            if not key.startswith(_PREFIX) or part not in (_DENSE, _UP, _DOWN):
+            name, _, part = str(key).removeprefix(_PREFIX).rpartition(".")
+            if not str(key).startswith(_PREFIX) or part not in (_DENSE, _UP, _DOWN):
                 raise CorruptPatchError(f"{what} holds the unknown key {key!r}. Expected {_PREFIX}<module>.{_DENSE}.")
-            if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            is_float = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+            # a finite sum has finite terms, and is found much sooner
+            if not is_float or not (tensor.sum().isfinite() or torch.isfinite(tensor).all()):
                 raise CorruptPatchError(f"{what} holds NaN or infinite values, or no floating-point ones, at {key!r}.")
             parts.setdefault(name, set()).add(part)
         wanted = self.config.target_modules

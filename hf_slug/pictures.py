@@ -72,7 +72,6 @@ def plot_answers(pictures: Sequence[Image], captions: Sequence[str], title: str)
     for i, (axis, picture, caption) in enumerate(zip(axes, pictures, captions, strict=True)):
         axis.imshow(np.asarray(picture), interpolation="nearest")
         axis.set_axis_off()
-        color = CONCEPT_COLOR if i == 0 else "black"
-        axis.text(0, 1.04, caption, transform=axis.transAxes, fontsize=8, va="bottom", color=color)
+        axis.set_title(caption, loc="left", fontsize=8, color=CONCEPT_COLOR if i == 0 else "black")
     figure.suptitle(title)
     return figure

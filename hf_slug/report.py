@@ -63,7 +63,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     # a pipeline's config is a mapping
     name = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", "")
     return {
-        "name_or_path": str(name or getattr(model, "name_or_path", "")),
+        "name_or_path": str(name or getattr(model, "name_or_path", "") or ""),
         "revision": getattr(config, "_commit_hash", None),
         "class": type(model).__name__,
         "dtype": str(weights[0].dtype).removeprefix("torch."),
@@ -204,7 +204,7 @@ def build_report(
     }
 
 
-def warn_of_failure(report: Mapping[str, Any], key: str) -> None:
+def warn_of_failure(report: dict[str, Any], key: str) -> None:
     """Says loudly if a concept was not forgotten, or never known; `key` is the metric that the test goes by."""
     concept, target, metrics = report["concept"], report["target"], report["metrics"]
     if not target["known_before"]:

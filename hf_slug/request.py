@@ -11,7 +11,7 @@ from typing import Any, cast
 from .data import Pairs
 from .errors import UnsupportedModelError
 from .loading import host_kind, load_clip, load_host, load_judge
-from .names import check_templates, collect_names, name_of
+from .names import bare_name, check_templates, collect_names, label, with_names
 from .parts import load_parts
 
 
@@ -42,6 +42,8 @@ def load_request(args: argparse.Namespace) -> Request:
         ValueError: If something needed is missing.
     """
     clip_name, host_name = _model_names(args)
+    by_host = (args.evaluate or ("host" if clip_name is None else "zero-shot")) == "host"
+    _check_flags(args, by_host)
     model = processor = None
     if clip_name is not None:
         model, processor = load_clip(clip_name, args.dtype, args.device, args.revision)
@@ -55,7 +57,8 @@ def load_request(args: argparse.Namespace) -> Request:
     if args.host is None:
         return Request(model, processor, settings)
 
-    host, host_processor = load_host(args.host, str(host_name), args.dtype, args.device)
+    revision = args.revision if host_name == args.model else "main"
+    host, host_processor = load_host(args.host, str(host_name), args.dtype, args.device, revision)
     settings |= {
         "host": host,
         "objective": args.objective,
@@ -64,16 +67,8 @@ def load_request(args: argparse.Namespace) -> Request:
     }
     if args.question:
         settings["questions"] = args.question
-    if (args.evaluate or ("host" if model is None else "zero-shot")) == "host":
-        parts: dict[str, Pairs] = {}
-        for what in ("forget", "retain"):
-            given = [settings[part + what] for part in ("", "validation_", "test_")]
-            parts |= load_parts(cast(Any, what), given[0], given[1], given[2], args.seed, columns)
-        settings |= parts
-        known = names or list(collect_names(list(parts.values()), check_templates(templates)))
-        make = _generation_evaluators if args.host == "stable-diffusion" else _answer_evaluators
-        evaluators = make(args, host_processor, parts, known, templates, model, processor)
-        settings |= {"evaluate": evaluators[0], "test_evaluate": evaluators[1]}
+    if by_host:
+        settings |= _host_evaluation(args, settings, columns, (model, processor), host_processor)
     return Request(model, processor, settings)
 
 
@@ -82,9 +77,6 @@ def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:
     if args.host is None:
         if args.model is None:
             raise ValueError("Give --model, a CLIPModel, or --host, for one of the embedded miniature models.")
-        for flag in ("host_model", "objective", "component", "evaluate", "judge", "question"):
-            if getattr(args, flag) not in (None, "clip" if flag == "objective" else "zero-shot"):
-                raise ValueError(f"--{flag.replace('_', '-')} says something of a host. Give --host, too.")
         return args.model, None
     from . import zoo
 
@@ -99,71 +91,109 @@ def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:
     return args.model, args.host_model or str(embedded)
 
 
-def _generation_evaluators(
-    args: argparse.Namespace,
-    _: Any,
-    parts: dict[str, Pairs],
-    names: list[str],
-    templates: Sequence[str],
-    model: Any,
-    processor: Any,
-) -> list[Any]:
-    """Pictures of the data's own captions; the report goes by other seeds than the search."""
-    from .evaluation import GenerationEvaluator, ZeroShotJudge
+def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
+    """Refuses what would be left unread, before anything is loaded."""
+    for flag in ("host_model", "objective", "component", "evaluate", "judge", "question"):
+        harmless = (None, "clip" if flag == "objective" else "zero-shot")
+        if args.host is None and getattr(args, flag) not in harmless:
+            raise ValueError(f"--{flag.replace('_', '-')} says something of a host. Give --host, too.")
+    if args.judge is not None and not (by_host and args.host == "stable-diffusion"):
+        raise ValueError(
+            "--judge says what generated pictures show. Give --host stable-diffusion --evaluate host, too."
+        )
+    if args.question and args.host != "llava":
+        raise ValueError("--question is what a LLaVA is asked. Give --host llava, or leave it out.")
 
-    names = names if args.concept in names else [*names, args.concept]
-    if args.judge is not None:
-        judge = load_judge(args.judge, names, args.device)
-    elif model is not None:
-        judge = ZeroShotJudge(model, processor, [names], templates)
+
+def _host_evaluation(
+    args: argparse.Namespace, settings: dict[str, Any], columns: dict[str, str], clip: tuple[Any, Any], processor: Any
+) -> dict[str, Any]:
+    """The data, loaded, and evaluators that go by what the host does with it."""
+    templates = check_templates(settings["template"])
+    parts: dict[str, Pairs] = {}
+    draws = args.host == "stable-diffusion"  # what is judged needs no images of the data, so none are split off
+    for what in ("forget", "retain"):
+        given = [settings[part + what] for part in ("", "validation_", "test_")]
+        parts |= load_parts(cast(Any, what), given[0], given[1], given[2], args.seed, columns, whole=draws)
+    kept = [pairs for part, pairs in parts.items() if part.endswith("retain")]
+    names = list(settings["names"] or collect_names(kept, templates))
+    own = bare_name(args.concept, templates)
+    concept = next((name for name in names if name.casefold() == own.casefold()), own)
+    names += [concept] if concept not in names else []
+    if draws:
+        judge = _find_judge(args, names, templates, *clip)
+        evaluators = _generation_evaluators(args, judge, parts, concept, names, templates)
     else:
+        evaluators = _answer_evaluators(args, processor, parts, concept, names, templates)
+    return {**parts, "evaluate": evaluators[0], "test_evaluate": evaluators[1]}
+
+
+def _find_judge(
+    args: argparse.Namespace, names: list[str], templates: Sequence[str], model: Any, processor: Any
+) -> Any:
+    from .evaluation import ZeroShotJudge
+
+    if args.judge is not None:
+        return load_judge(args.judge, names, args.device)
+    if model is None:
         raise UnsupportedModelError(
             "Generated pictures must be judged: give --judge, an image classifier, or --model, a CLIPModel."
         )
-    prompts: dict[str, tuple[str]] = {}
-    for what in ("forget", "retain"):
-        shown = {pair.text: args.concept if what == "forget" else name_of(pair, templates) for pair in parts[what]}
-        taken = _spread(shown)
-        prompts |= {text: (name,) for text, name in taken.items() if what == "forget" or name != args.concept}
+    return ZeroShotJudge(model, processor, [names], templates)
+
+
+def _generation_evaluators(
+    args: argparse.Namespace,
+    judge: Any,
+    parts: dict[str, Pairs],
+    concept: str,
+    names: list[str],
+    templates: Sequence[str],
+) -> list[Any]:
+    """Pictures of the data's own captions; the report goes by other seeds than the search."""
+    from .evaluation import GenerationEvaluator
+
+    shown = [names[i] for i in label(parts["retain"], names, templates, "retain set")]
+    kept = {text: name for text, name in zip(parts["retain"].texts, shown, strict=True) if name != concept}
+    prompts = _spread(kept) | _spread(dict.fromkeys(parts["forget"].texts, concept))
     drawing = {"num_inference_steps": args.inference_steps, "guidance_scale": args.guidance_scale}
+    few = max(1, args.images_per_prompt // 4)
     return [
-        GenerationEvaluator(
-            judge, prompts, args.concept, args.images_per_prompt, max(1, args.images_per_prompt // 4), seed, **drawing
-        )
+        GenerationEvaluator(judge, prompts, concept, args.images_per_prompt, few, seed, **drawing)
         for seed in (args.seed, args.seed + 10_000)
     ]
 
 
-def _spread(shown: dict[str, str]) -> dict[str, str]:
+def _spread(shown: dict[str, str]) -> dict[str, tuple[str]]:
     """At most so many prompts, of all names alike."""
     by_name: dict[str, list[str]] = {}
     for text, name in shown.items():
         by_name.setdefault(name, []).append(text)
-    rounds = max(len(texts) for texts in by_name.values())
-    order = [(texts[i], name) for i in range(rounds) for name, texts in by_name.items() if i < len(texts)]
+    rounds = max(map(len, by_name.values()), default=0)
+    order = [(texts[i], (name,)) for i in range(rounds) for name, texts in by_name.items() if i < len(texts)]
     return dict(order[:_MOST_PROMPTS])
 
 
 def _answer_evaluators(
     args: argparse.Namespace,
-    host_processor: Any,
+    processor: Any,
     parts: dict[str, Pairs],
+    concept: str,
     names: list[str],
     templates: Sequence[str],
-    *_: Any,
 ) -> list[Any]:
     """Questions about the validation images, and about the test images."""
     from .evaluation import VqaEvaluator
     from .objectives import DEFAULT_QUESTIONS
 
-    names = names if args.concept in names else [*names, args.concept]
     questions = args.question or DEFAULT_QUESTIONS
+    named = {part: with_names(pairs, templates) for part, pairs in parts.items()}
     return [
         VqaEvaluator(
-            host_processor,
-            parts[f"{part}_forget"],
-            parts[f"{part}_retain"],
-            args.concept,
+            processor,
+            named[f"{part}_forget"],
+            named[f"{part}_retain"],
+            concept,
             names,
             questions,
             batch_size=args.batch_size,

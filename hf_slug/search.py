@@ -2,7 +2,7 @@
 """The search for the step size of each layer, and the choice among layers (SLUG, section 3.3)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -20,6 +20,8 @@ Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
 
 # Generating pictures and answers is dear: a weight that was changed by six times itself without any effect is given up.
 _HOPELESS = 6.0
+# A host's search ends with the front that has a layer which forgets and keeps all but so much; else it goes on to the next.
+_SPARE = 0.02
 
 
 @dataclass
@@ -166,6 +168,7 @@ def search(
     target: float | None = None,
     trajectory: Literal["best", "chosen", "all"] = "best",
     host: Any = None,
+    reserve: Sequence[Layer] = (),
 ) -> Search:
     """
     Searches every layer, and chooses the one that keeps most.
@@ -187,6 +190,9 @@ def search(
             Where the retained accuracy is measured: at the `"best"` step of each layer, also at every step of the `"chosen"`
             layer, or at `"all"` steps of all layers.
         host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
+        reserve (`Sequence[Layer]`, *optional*):
+            Layers of the next fronts, searched one after another while none has forgotten the concept and kept the rest; with a
+            [`BehaviourEvaluator`] only.
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -222,17 +228,6 @@ def search(
     hopeless = _HOPELESS if isinstance(prepared, PreparedBehaviour) else math.inf
     before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
-    for layer in logging.tqdm(layers, desc="search", leave=False):
-        measure = prepared.probe(layer) if prepared is not None else call(layer)
-        if before is None:
-            before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
-        trials = search_layer(
-            layer, layer_weights(model, layer), directions, measure, is_forgotten, steps, hopeless=hopeless
-        )
-        if trials:
-            by_layer.append(trials)
-    if not by_layer:
-        raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
 
     def measure_retained(prepared: PreparedZeroShot | PreparedBehaviour, trials: Sequence[Trial]) -> None:
         left = [t for t in trials if "ta" not in t.metrics]
@@ -243,15 +238,39 @@ def search(
     def closeness(trial: Trial) -> float:
         return trial.metrics[key] * (-1 if evaluator.greater_is_better else 1)
 
-    best = []
-    for trials in by_layer:
+    def best_of(trials: Sequence[Trial]) -> Trial:
         done = [trial for trial in trials if trial.forgotten]
-        best.append(
-            min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size))
+        return min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size))
+
+    def queue() -> Iterator[Layer]:
+        yield from layers
+        if not isinstance(prepared, PreparedBehaviour) or not reserve:
+            return
+        original = {name: weight.data for name, weight in layer_weights(model, reserve[0]).items()}
+        wanted = prepared.retained([(reserve[0], original)])[0]["ta"] - _SPARE
+        for layer in reserve:
+            found = [trial for trial in map(best_of, by_layer) if trial.forgotten]
+            measure_retained(prepared, found)
+            if any(trial.metrics["ta"] >= wanted for trial in found):
+                return
+            yield layer
+
+    for layer in logging.tqdm(queue(), desc="search", leave=False, total=len(layers)):
+        measure = prepared.probe(layer) if prepared is not None else call(layer)
+        if before is None:
+            before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
+        trials = search_layer(
+            layer, layer_weights(model, layer), directions, measure, is_forgotten, steps, hopeless=hopeless
         )
-    if prepared is not None:
-        measure_retained(prepared, best)
+        if trials:
+            by_layer.append(trials)
+    if not by_layer:
+        raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
+    best = [best_of(trials) for trials in by_layer]
     forgetting = [trial for trial in best if trial.forgotten]
+    if prepared is not None:
+        is_dear = isinstance(prepared, PreparedBehaviour)  # then only where it decides something
+        measure_retained(prepared, (is_dear and forgetting) or best)
     closest = min(closeness(trial) for trial in best)
     pool = forgetting or [trial for trial in best if closeness(trial) == closest]
     chosen = min(pool, key=lambda trial: (-trial.metrics.get("ta", 0.0), trial.relative_change))

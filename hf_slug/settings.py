@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .direction import DIRECTIONS
-from .evaluation import BehaviourEvaluator
+from .evaluation import BehaviourEvaluator, ZeroShotEvaluator
 
 
 def check_settings(
@@ -75,6 +75,10 @@ def check_combination(model: Any, host: Any, objective: str, evaluate: Any, test
         raise ValueError(
             "Without a CLIPModel there is no zero-shot classification to go by. Give both `evaluate` and `test_evaluate`, e.g. a "
             "GenerationEvaluator or a VqaEvaluator each, with different seeds or images."
+        )
+    if model is None and isinstance(evaluate, ZeroShotEvaluator):
+        raise ValueError(
+            "A ZeroShotEvaluator goes by the CLIPModel, and none was given. Pass it, or another `evaluate`."
         )
     if test_evaluate is not None and not isinstance(test_evaluate, BehaviourEvaluator):
         raise ValueError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""The one encoder of a host that a patch is made for, and whether it is the CLIP's."""
+"""The one encoder of a host that a patch is made for: whether it is the CLIP's, and untouched."""
 
 from typing import Any, cast
 
@@ -8,8 +8,9 @@ from torch import nn
 
 from .arithmetic import identical
 from .encoders import Encoder, find_encoders
-from .errors import WrongBaseError
-from .towers import Tower, candidate_layers
+from .errors import UnsupportedModelError, WrongBaseError
+from .hosts import get_active_unlearning
+from .towers import Tower, candidate_layers, check_plain_weights
 
 
 def find_encoder(host: Any, model: nn.Module | None, tower: str = "both", component: str | None = None) -> Encoder:
@@ -26,42 +27,63 @@ def find_encoder(host: Any, model: nn.Module | None, tower: str = "both", compon
         [`Encoder`]
 
     Raises:
-        UnsupportedModelError: If there is none, or patches are on it or the model now.
-        WrongBaseError: If the host's weights are not those of the model.
+        UnsupportedModelError: If there is none, or its weights are quantised, not in memory or under an adapter.
+        WrongBaseError: If they are not those of the model.
         ValueError: If there are several.
     """
-    found = [e for e in find_encoders(host, component) if tower in ("both", e.tower)]
+    every = find_encoders(host, component)
+    found = [encoder for encoder in every if tower in ("both", encoder.tower)]
     if len(found) != 1:
-        several = ", ".join(encoder.component for encoder in found)
+        known = ", ".join(f"{encoder.component} ({encoder.tower})" for encoder in every)
         raise ValueError(
-            f"A patch is made for one encoder; {type(host).__name__} has {len(found)} that fit tower={tower!r} ({several}). "
+            f"A patch is made for one encoder; {type(host).__name__} has {len(found)} that fit tower={tower!r}, of {known}. "
             f"Choose with `component=` (`--component`) or `tower=` (`--tower`)."
         )
     (encoder,) = found
+    names = [name for name in _weighted(encoder.module, encoder.tower) if encoder.is_live(name)]
+    check_plain_weights(encoder.owner, encoder.resolve(names))
     if model is not None:
-        names = [name for name in _weighted(model, encoder.tower) if encoder.is_live(name)]
-        ours, theirs = (e.resolve(names) for e in (_model_encoder(model, encoder.tower), encoder))
+        (own,) = (part for part in find_encoders(model) if part.tower == encoder.tower)
+        ours, theirs = own.resolve(names), encoder.resolve(names)
         for name in names:
-            _check_same(name, ours.get(name), theirs.get(name), host)
+            _check_same(name, ours.get(name), theirs[name], host)
     return encoder
 
 
-def _model_encoder(model: nn.Module, tower: Tower) -> Encoder:
-    return next(encoder for encoder in find_encoders(model) if encoder.tower == tower)
+def check_untouched(*models: Any) -> None:
+    """
+    Refuses models and hosts that are under unlearning patches now: a patch is a step from the original weights.
+
+    Raises:
+        UnsupportedModelError: If one is.
+    """
+    for model in models:
+        active = [] if model is None else get_active_unlearning(model)
+        if active:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is under the unlearning patches {', '.join(active)}, and a patch is made from the original "
+                f"weights: it would fit no other model. Call `disable_unlearning()` first, and `enable_unlearning()` afterwards."
+            )
 
 
-def _weighted(model: nn.Module, tower: Tower) -> list[str]:
-    layers = candidate_layers(model, tower)
-    return [name for layer in layers for name in layer.modules]
+def _weighted(module: nn.Module, tower: Tower) -> list[str]:
+    return [name for layer in candidate_layers(module, tower) for name in layer.modules]
 
 
-def _check_same(name: str, ours: nn.Module | None, theirs: nn.Module | None, host: Any) -> None:
-    if ours is None or theirs is None:
-        return
-    left, right = cast(Any, ours).weight.detach(), cast(Any, theirs).weight.detach()
-    narrow = min((left.dtype, right.dtype), key=lambda dtype: torch.finfo(dtype).bits)
-    if left.shape != right.shape or not identical(left.cpu().to(narrow), right.cpu().to(narrow)):
+def _check_same(name: str, ours: nn.Module | None, theirs: nn.Module, host: Any) -> None:
+    left = None if ours is None else cast(Any, ours).weight.detach()
+    right = cast(Any, theirs).weight.detach()
+    if left is None or left.shape != right.shape or not _is_same(left.cpu(), right.cpu()):
         raise WrongBaseError(
-            f"{name}.weight of the CLIPModel (shape {tuple(left.shape)}) and of {type(host).__name__} (shape {tuple(right.shape)}) "
-            f"differ: this host embeds another CLIP. Give the one whose tower it embeds, or `model=None` and objective='host'."
+            f"{name}.weight of the CLIPModel (shape {None if left is None else tuple(left.shape)}) and of {type(host).__name__} "
+            f"(shape {tuple(right.shape)}) differ: this host embeds another CLIP. Give the one whose tower it embeds, or "
+            f"`model=None` and objective='host'."
         )
+
+
+def _is_same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two weights are equal as far as the coarser dtype of the two can tell."""
+    narrow = min((left.dtype, right.dtype), key=lambda dtype: torch.finfo(dtype).bits)
+    if {left.dtype, right.dtype} == {torch.float16, torch.bfloat16}:  # rounded differently, from what neither can say
+        return torch.allclose(left.float(), right.float(), rtol=2**-7, atol=2**-14)
+    return identical(left.to(narrow), right.to(narrow))

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Towers and their layers: canonical names, where they live in a model, and which of them may be changed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -135,20 +135,34 @@ def check_clip_model(model: nn.Module) -> None:
             f"Expected a transformers CLIPModel (an image and a text encoder with projections and a temperature), found "
             f"{type(model).__name__}. Load the checkpoint with `CLIPModel.from_pretrained(...)`."
         )
+    names = [name for layer in candidate_layers(model) for name in layer.modules]
+    check_plain_weights(
+        model, {name: model.get_submodule(path) for name, path in resolve_modules(model, names).items()}
+    )
+
+
+def check_plain_weights(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """
+    Checks that weights can be differentiated by.
+
+    Args:
+        model (`nn.Module`): The whole model.
+        modules (`Mapping[str, nn.Module]`): Those of its modules whose weights are meant, by canonical name.
+
+    Raises:
+        UnsupportedModelError: If the model carries PEFT adapters, or a weight is quantised or not in memory.
+    """
     wrapped = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
     if wrapped:
         raise UnsupportedModelError(
             f"The model carries adapters (at {wrapped[0]} and {len(wrapped) - 1} other modules), so a gradient would not be "
             f"that of its base. Call `merge_and_unload()` or `unload()` on it first."
         )
-    for layer in candidate_layers(model):
-        for name in layer.modules:
-            weight = layer_weights(model, layer)[name]
-            if not weight.is_floating_point() or weight.is_meta:
-                state = "on the meta device" if weight.is_meta else f"quantised ({weight.dtype})"
-                raise UnsupportedModelError(
-                    f"{name}.weight is {state}. Load the model in float32, bfloat16 or float16."
-                )
+    for name, module in modules.items():
+        weight = cast(torch.Tensor, module.weight)
+        if not weight.is_floating_point() or weight.is_meta:
+            state = "on the meta device" if weight.is_meta else f"quantised ({weight.dtype})"
+            raise UnsupportedModelError(f"{name}.weight is {state}. Load the model in float32, bfloat16 or float16.")
 
 
 def candidate_layers(

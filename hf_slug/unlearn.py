@@ -8,31 +8,27 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from .arithmetic import compose
 from .direction import Direction, compute_directions
 from .encoders import Encoder, host_modules
-from .errors import EmptyDatasetError
-from .evaluation import Evaluator, ZeroShotEvaluator
+from .evaluation import BehaviourEvaluator, Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_shot_evaluators
 from .fingerprint import compute_fingerprint
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
-from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_in, say
-from .objectives import DEFAULT_QUESTIONS, ContrastiveObjective, Objective, host_objective
+from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
+from .objectives import DEFAULT_QUESTIONS, ContrastiveObjective, Objective, default_objective, host_objective
 from .parts import common_concept, load_parts, warn_of_overlap
 from .patch import UnlearningPatch
-from .report import build_report, describe_data, describe_host, describe_model, peak_memory
+from .report import build_report, describe_data, describe_host, describe_model, peak_memory, warn_of_failure
 from .result import UnlearningResult
 from .scores import score_layers, select_layers
 from .search import prepare, scale_delta, search
 from .settings import check_combination, check_gradients, check_settings
-from .target import find_encoder
-from .towers import Granularity, candidate_layers, check_clip_model, layer_weights
+from .target import check_untouched, find_encoder
+from .towers import Granularity, Layer, candidate_layers, check_clip_model, layer_weights
 from .tuner import SlugConfig
 
-
-logger = logging.get_logger(__name__)
 
 MIN_CONTRAST = 64  # a contrastive loss over a handful of pairs says little; over one, nothing
 
@@ -49,7 +45,7 @@ def unlearn(
     component: str | None = None,
     host_processor: Any = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
-    draws: int = 6,
+    draws: int = 24,
     tower: Literal["vision", "text", "both"] = "both",
     granularity: Granularity = "matrix",
     direction: Direction = "whitened",
@@ -103,11 +99,12 @@ def unlearn(
         objective (`str`, *optional*):
             What is differentiated: `"clip"`, the paper's losses, or `"host"`, the host's own: the denoising loss of the pairs' images
             under their texts, or the language loss of their names as answers. Defaults to what is better in
-            `benchmarks/results/zoo_hosts.md`: `"host"` with a host, else `"clip"`.
+            `benchmarks/results/zoo_hosts.md`: `"host"` for a pipeline with a UNet, else `"clip"`.
         component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
         host_processor (`ProcessorMixin`, *optional*): The processor of a LLaVA, for its own objective.
         questions (`Sequence[str]`, *optional*): What a LLaVA is asked; names are the answers.
-        draws (`int`, *optional*, defaults to 6): How often an image is noised in the denoising loss.
+        draws (`int`, *optional*, defaults to 24): How often a forget image is noised in the denoising loss; retain images a quarter
+            as often.
         tower (`str`, *optional*, defaults to `"both"`): `"vision"`, `"text"` or `"both"`: whose layers compete.
         granularity (`str`, *optional*, defaults to `"matrix"`): `"matrix"`, `"attention"` or `"block"`.
         direction (`str`, *optional*, defaults to `"whitened"`): `"whitened"`, or the paper's `"gradient"`.
@@ -142,7 +139,8 @@ def unlearn(
         [`UnlearningResult`]
 
     Raises:
-        UnsupportedModelError: If the model is not a `CLIPModel` with plain weights.
+        UnsupportedModelError: If the model is not a `CLIPModel` with plain weights, or it or the host is under a patch now.
+        WrongBaseError: If the host's weights are not the model's.
         EmptyDatasetError: If there is nothing to forget or nothing to keep, or too little to split.
         ConceptTooLongError: If the concept's text would be truncated.
         UnknownNameError: If an evaluation image shows something that is not among the names.
@@ -161,11 +159,12 @@ def unlearn(
     """
     templates = check_templates(template)
     check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size)
-    encoder = None if host is None else find_encoder(host, model, tower, component)
-    objective = objective or ("clip" if host is None else "host")
+    objective = objective or default_objective(host, model)
     check_combination(model, host, objective, evaluate, test_evaluate)
     if model is not None:
         check_clip_model(model)
+    check_untouched(model, host)
+    encoder = None if host is None else find_encoder(host, model, tower, component)
     subject = cast(nn.Module, model if encoder is None or objective == "clip" else encoder.module)
     side = tower if encoder is None else encoder.tower
     layers = candidate_layers(subject, side, granularity, norms)
@@ -181,36 +180,19 @@ def unlearn(
         raise ValueError("The concept is blank. Give the name of what is to be forgotten.")
     own = names.get(concept) if isinstance(names, Mapping) else None
     prompts = list(own or say(concept, templates))  # what is unlearned is what is judged
-    concept_name = name_in(concept, [t for t in templates if t != "{}"]) or concept
-    evaluators: dict[str, Evaluator | None] = {"validation": evaluate, "test": test_evaluate}
+    name = bare_name(concept, templates)
     truncated = 0
     if model is not None:
         check_prompts(model, processor, prompts)
         truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
+    chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
     if model is not None and not judged:
-        if names is None:
-            names = collect_names([parts[key] for key in ("retain", "validation_retain", "test_retain")], templates)
-        for part in evaluators:
-            zero_shot = ZeroShotEvaluator(
-                processor,
-                parts[f"{part}_forget"],
-                parts[f"{part}_retain"],
-                concept_name,
-                names,
-                templates,
-                fa_at,
-                batch_size,
-            )
-            if not len(zero_shot.retain):
-                raise EmptyDatasetError(
-                    f"The {part} part of the retain set shows nothing but the concept {concept_name!r}."
-                )
-            if part == "test":
-                warn_of_truncation(model, processor, zero_shot.prompts, "names")
-            evaluators[part] = evaluators[part] or zero_shot
-    overlap = warn_of_overlap(parts, concept_name, templates)
+        default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size)
+        chooser, tester = chooser or default[0], tester or default[1]
+        if host is not None:
+            warn_of_zero_shot(host)
+    overlap = warn_of_overlap(parts, name, templates)
     device = next(subject.parameters()).device
-    chooser, tester = cast(Evaluator, evaluators["validation"]), cast(Any, evaluators["test"])
 
     with eval_mode(nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])):
         if device.type == "cuda":
@@ -229,8 +211,8 @@ def unlearn(
             goal = host_objective(
                 host,
                 cast(Encoder, encoder),
-                parts["forget"],
-                parts["retain"],
+                with_names(parts["forget"], templates),
+                with_names(parts["retain"], templates),
                 processor=host_processor,
                 questions=questions,
                 draws=draws,
@@ -242,8 +224,12 @@ def unlearn(
             retain_gradients = goal.retain_gradients(layers)
         scores = score_layers(layers, weights, forget_gradients, retain_gradients)
         candidates = [score.layer for score in select_layers(scores, front_only=front_only)]
-        moments = goal.input_moments(candidates) if direction == "whitened" else None
-        directions = compute_directions(forget_gradients, candidates, moments, epsilon, rank)
+        reserve: list[Layer] = []
+        if isinstance(chooser, BehaviourEvaluator) and not front_only:
+            ordered = [score.layer for score in select_layers(scores, minimum=len(scores))]
+            reserve = [layer for layer in ordered if layer not in candidates]
+        moments = goal.input_moments([*candidates, *reserve]) if direction == "whitened" else None
+        directions = compute_directions(forget_gradients, [*candidates, *reserve], moments, epsilon, rank)
         gradient_seconds = time.perf_counter() - started
 
         started = time.perf_counter()
@@ -253,7 +239,7 @@ def unlearn(
             by_clip = encoder is None or isinstance(evaluator, ZeroShotEvaluator)
             return cast(nn.Module, model if by_clip else encoder.module)  # type: ignore[union-attr]
 
-        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host=host)
+        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host, reserve)
         search_seconds = time.perf_counter() - started
 
         best, base = found.chosen, describe_model(model if model is not None else host)
@@ -308,15 +294,5 @@ def unlearn(
             ),
             seed=seed,
         )
-    if not found.was_known:
-        logger.warning(
-            f"There was nothing to forget: without any change, {chooser.primary_metric} on the validation set already reaches "
-            f"the target for {concept!r}. The model does not recognise it under these prompts and names ({prompts[0]!r}, …)."
-        )
-    elif not patch.report["succeeded"]:
-        metrics, key = patch.report["metrics"], tester.primary_metric
-        logger.warning(
-            f"{concept!r} was NOT forgotten: {key} is {metrics['after'][key]:.1%} on {metrics['n_forget']} test images "
-            f"({metrics['before'][key]:.1%} before). Try more steps, another tower, or a larger forget set."
-        )
+    warn_of_failure(patch.report, tester.primary_metric)
     return UnlearningResult(patch, dict(retain_gradients))

@@ -335,7 +335,7 @@ def test_pictures_that_are_in_two_parts_are_counted_and_said(tiny, processor, ca
     assert result.report["data"]["overlap"] == 10 and "10 images of the test sets" in caplog.text
     result.patch.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert "10 of these images were also" in card and "has seen them" not in card
+    assert "10 of the test images were also" in card and "has seen them" not in card
 
 
 def test_a_mapping_of_names_gives_the_prompts_of_both_losses():

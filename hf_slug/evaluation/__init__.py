@@ -2,6 +2,7 @@
 """Evaluators: each says whether a concept is forgotten, and what is left of the rest."""
 
 from .behaviour import BehaviourEvaluator, PreparedBehaviour
+from .defaults import warn_of_zero_shot, zero_shot_evaluators
 from .evaluator import Evaluator
 from .generation import GenerationEvaluator, generate
 from .judges import ClassifierJudge, Judge, ZeroShotJudge
@@ -22,4 +23,6 @@ __all__ = [
     "ZeroShotJudge",
     "generate",
     "matches",
+    "warn_of_zero_shot",
+    "zero_shot_evaluators",
 ]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from .behaviour import BehaviourEvaluator, Metrics
+from .behaviour import BehaviourEvaluator, Metrics, quarter_first
 from .judges import Judge
 
 
@@ -18,8 +18,8 @@ class GenerationEvaluator(BehaviourEvaluator):
     Generates pictures from prompts with fixed seeds, and has them judged.
 
     Metrics, in [0, 1], after UnlearnCanvas: `fa1` (1 − UA), the share of the pictures of the concept's prompts that still show
-    it; over the other prompts `ira`, how often the concept's own kind is right, and `cra`, how often the other kinds are; `ta`,
-    all of their names, macro-averaged.
+    it; `ira`, how often the concept's own kind is right over the other prompts; `cra`, how often the other kinds are over all
+    prompts, and `cra_forget` over the concept's own; `ta`, all names but the concept's. All but `fa1` are macro-averaged over names.
 
     Args:
         judge ([`Judge`]): Says which names a picture shows.
@@ -35,7 +35,7 @@ class GenerationEvaluator(BehaviourEvaluator):
         pipe_kwargs (additional keyword arguments, *optional*): Passed on to the pipeline, e.g. `height`.
 
     Raises:
-        ValueError: If no prompt shows the concept, or all do.
+        ValueError: If no prompt shows the concept, or all do, or no picture is asked for.
     """
 
     def __init__(
@@ -57,11 +57,18 @@ class GenerationEvaluator(BehaviourEvaluator):
             raise ValueError(
                 f"{len(showing)} of {len(prompts)} prompts show {concept!r}. Give some that do, and some that don't."
             )
+        per_prompt = images_per_prompt if retain_per_prompt is None else retain_per_prompt
+        if min(images_per_prompt, per_prompt, batch_size) < 1:
+            raise ValueError(
+                f"Expected at least one picture of each prompt and in each batch, found images_per_prompt={images_per_prompt}, "
+                f"retain_per_prompt={retain_per_prompt} and batch_size={batch_size}."
+            )
         self.judge, self.concept, self.seed, self.batch_size = judge, concept, seed, batch_size
         # all prompts once, then all again: the first few pictures already speak for all of them
         self.forget = [(prompt, i) for i in range(images_per_prompt) for prompt in showing]
-        per_prompt = images_per_prompt if retain_per_prompt is None else retain_per_prompt
         self.retain = [(prompt, i) for i in range(per_prompt) for prompt in others]
+        # "a seven in neon style" without the seven should still be in neon style
+        self.mixed = [(prompt, i) for prompt, i in self.forget if i < per_prompt and len(showing[prompt]) > 1]
         self.n_forget, self.n_retain = len(self.forget), len(self.retain)
         self.shown = showing | others
         self.names = list(dict.fromkeys(name for names in self.shown.values() for name in names))
@@ -72,9 +79,9 @@ class GenerationEvaluator(BehaviourEvaluator):
     def forgotten(self, pipe: Any, enough: float | None = None) -> Metrics:
         """Generates and judges the concept's prompts. See [`BehaviourEvaluator.forgotten`]."""
         shown, kept = [], []
-        step = self.n_forget if enough is None else self.batch_size
-        for start in range(0, self.n_forget, step):
-            part = self.forget[start : start + step]
+        # a quarter of the pictures is mostly enough to see that the concept is still there
+        stages = [self.forget] if enough is None else quarter_first(self.forget)
+        for part in stages:
             judged = self.judge(self.generate(pipe, part, "pictures of the concept"))
             shown += [self.concept in names for names in judged]
             kept += [
@@ -88,12 +95,14 @@ class GenerationEvaluator(BehaviourEvaluator):
         return {"fa1": mean(shown), "n": len(shown)} | ({"cra_forget": mean(kept)} if kept else {})
 
     def retained(self, pipe: Any) -> Metrics:
-        """Generates and judges the other prompts."""
-        judged = self.judge(self.generate(pipe, self.retain, "pictures of the rest"))
+        """Generates and judges the other prompts; and the concept's own, for the other kinds in them."""
+        wanted = [*self.retain, *self.mixed]
+        judged = self.judge(self.generate(pipe, wanted, "pictures of the rest"))
         right: dict[str, list[bool]] = {}
-        for (prompt, _), names in zip(self.retain, judged, strict=True):
+        for (prompt, _), names in zip(wanted, judged, strict=True):
             for name in self.shown[prompt]:
-                right.setdefault(name, []).append(name in names)
+                if name != self.concept:
+                    right.setdefault(name, []).append(name in names)
         by_name = {name: mean(values) for name, values in right.items()}
         groups = {
             "ta": list(by_name),

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..gradients import eval_mode
+from ..inputs import embed_texts
 from ..losses import normalize
 from ..names import DEFAULT_TEMPLATE, check_templates, say
 from ..towers import embed
@@ -58,7 +60,8 @@ class ClassifierJudge:
         found: list[tuple[str, ...]] = []
         for start in range(0, len(images), self.batch_size):
             pixels = self.processor(list(images[start : start + self.batch_size]), return_tensors="pt")["pixel_values"]
-            logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).logits
+            with eval_mode(self.model):
+                logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).logits
             winners = [logits[:, columns].argmax(1).tolist() for columns in self.columns]
             found += [
                 tuple(kind[i] for kind, i in zip(self.kinds, row, strict=True)) for row in zip(*winners, strict=True)
@@ -86,15 +89,14 @@ class ZeroShotJudge:
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
         batch_size: int = 64,
     ):
-        from ..inputs import embed_texts
-
         self.model, self.processor, self.batch_size = model, processor, batch_size
         self.kinds = [list(kind) for kind in kinds]
         spoken = check_templates(templates)
         self.classes = []
-        for kind in self.kinds:
-            rows = [normalize(embed_texts(model, processor, say(name, spoken))).mean(0) for name in kind]
-            self.classes.append(normalize(torch.stack(rows)))  # now, so that no later change of the model reaches them
+        with eval_mode(model):
+            for kind in self.kinds:
+                rows = [normalize(embed_texts(model, processor, say(name, spoken))).mean(0) for name in kind]
+                self.classes.append(normalize(torch.stack(rows)))  # now, so that no later change reaches them
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[tuple[str, ...]]:
@@ -104,7 +106,8 @@ class ZeroShotJudge:
             part = list(images[start : start + self.batch_size])
             pixels = self.processor.image_processor(part, return_tensors="pt")["pixel_values"]
             batch = {"pixel_values": pixels.to(self.model.device, self.model.dtype)}
-            seen = normalize(embed(self.model, "vision", batch))
+            with eval_mode(self.model):
+                seen = normalize(embed(self.model, "vision", batch))
             winners = [(seen @ classes.T).argmax(1).tolist() for classes in self.classes]
             found += [
                 tuple(kind[i] for kind, i in zip(self.kinds, row, strict=True)) for row in zip(*winners, strict=True)

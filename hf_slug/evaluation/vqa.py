@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..chat import answer
 from ..data import Pairs
 from ..names import name_of
-from .behaviour import BehaviourEvaluator, Metrics
+from .behaviour import BehaviourEvaluator, Metrics, quarter_first
 
 
 class VqaEvaluator(BehaviourEvaluator):
@@ -49,9 +49,12 @@ class VqaEvaluator(BehaviourEvaluator):
         per_image: int | None = None,
         batch_size: int = 64,
     ):
+        spelling = {name.casefold(): name for name in names}
+        concept = spelling.get(concept.casefold(), concept)
         self.processor, self.concept, self.batch_size = processor, concept, batch_size
         self.names, self.questions = list(names), list(questions)
         own = [name_of(pair, ["{}"]) for pair in retain]
+        own = [spelling.get(name.casefold(), name) for name in own]
         kept = [i for i, name in enumerate(own) if name != concept]
         unknown = sorted({own[i] for i in kept} - set(self.names))
         if not self.questions or not len(forget) or not kept or unknown or concept not in self.names:
@@ -71,10 +74,9 @@ class VqaEvaluator(BehaviourEvaluator):
     def forgotten(self, model: PreTrainedModel, enough: float | None = None) -> Metrics:
         """Asks about the concept's images. See [`BehaviourEvaluator.forgotten`]."""
         right: list[bool] = []
-        step = len(self.forget) if enough is None else max(1, self.batch_size // self.per_image)
-        for start in range(0, len(self.forget), step):
-            part = self.forget[start : start + step]
-            asked = self._ask(model, part, self.questions, "questions about the concept")
+        every = range(len(self.forget))
+        for part in [every] if enough is None else quarter_first(every):
+            asked = self._ask(model, self.forget, part, self.questions, "questions about the concept")
             right += [matches(text, self.concept, self.names) for _, text in asked]
             if enough is not None and sum(right) > enough * self.n_forget:
                 break
@@ -93,16 +95,18 @@ class VqaEvaluator(BehaviourEvaluator):
         self, model: PreTrainedModel, questions: Sequence[str], labels: Sequence[str], names: Sequence[str]
     ) -> dict[str, float]:
         right: dict[str, list[bool]] = {}
-        for i, text in self._ask(model, self.retain, questions, "questions about the rest"):
+        every = range(len(self.retain))
+        for i, text in self._ask(model, self.retain, every, questions, "questions about the rest"):
             right.setdefault(labels[i], []).append(matches(text, labels[i], names))
         return {name: mean(values) for name, values in right.items()}
 
     def _ask(
-        self, model: PreTrainedModel, pairs: Pairs, questions: Sequence[str], description: str
+        self, model: PreTrainedModel, pairs: Pairs, which: Sequence[int], questions: Sequence[str], description: str
     ) -> list[tuple[int, str]]:
-        """Asks `per_image` of the questions of each image, each image beginning with another one."""
-        places = [(i, (i + k) % len(questions)) for i in range(len(pairs)) for k in range(self.per_image)]
-        images = pairs.images()
+        """Asks `per_image` of the questions of each image, image i beginning with question i."""
+        count = min(self.per_image, len(questions))
+        places = [(i, (i + k) % len(questions)) for i in which for k in range(count)]
+        images = {i: pairs[i].image for i in which}
         texts = answer(
             model,
             self.processor,
@@ -115,6 +119,11 @@ class VqaEvaluator(BehaviourEvaluator):
 
 
 def matches(text: str, name: str, names: Sequence[str]) -> bool:
-    """Says whether an answer holds a name as a word, and none of the others; upper and lower case are one."""
-    found = {other for other in names if re.search(rf"(?<!\w){re.escape(other)}(?!\w)", text, re.IGNORECASE)}
-    return found == {name}
+    """
+    Says whether an answer holds a name as a word, and none of the others; upper and lower case are one.
+
+    Of names that lie within each other, such as dog and hot dog, the longest counts.
+    """
+    longest_first = "|".join(re.escape(other) for other in sorted({*names, name}, key=len, reverse=True))
+    found = re.findall(rf"(?<!\w)(?:{longest_first})(?!\w)", text, re.IGNORECASE)
+    return {other.casefold() for other in found} == {name.casefold()}

@@ -4,7 +4,7 @@
 from .answers import AnswerObjective
 from .contrastive import ContrastiveObjective
 from .denoising import DenoisingObjective
-from .host import DEFAULT_QUESTIONS, host_objective
+from .host import DEFAULT_QUESTIONS, default_objective, host_objective
 from .objective import HostObjective, Objective
 
 
@@ -15,5 +15,6 @@ __all__ = [
     "DenoisingObjective",
     "HostObjective",
     "Objective",
+    "default_objective",
     "host_objective",
 ]

@@ -26,8 +26,11 @@ class DenoisingObjective(HostObjective):
         pipe (`DiffusionPipeline`): A Stable Diffusion pipeline with a UNet (1.x, 2.x, XL). Left as it is.
         encoder ([`Encoder`]): Which of its text encoders.
         forget, retain (`Pairs`): Images and their prompts.
-        draws (`int`, *optional*, defaults to 6): How often each image is noised.
-        batch_size (`int`, *optional*, defaults to 32): Images per pass through the UNet.
+        draws (`int`, *optional*, defaults to 24):
+            How often each forget image is noised; retain images a quarter as often. Two gradients of 100 images from different
+            noise have a cosine of about 0.5 with 6 draws and 0.9 with 24.
+        batch_size (`int`, *optional*, defaults to 32):
+            Images per pass through the UNet. Another one draws other noise: the estimate is of the same loss.
         seed (`int`, *optional*, defaults to 0): Seed of the noise and the timesteps.
 
     Raises:
@@ -40,7 +43,7 @@ class DenoisingObjective(HostObjective):
         encoder: Encoder,
         forget: Pairs,
         retain: Pairs,
-        draws: int = 6,
+        draws: int = 24,
         batch_size: int = 32,
         seed: int = 0,
     ):
@@ -65,24 +68,24 @@ class DenoisingObjective(HostObjective):
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
 
     def losses(self, pairs: Pairs, description: str) -> Iterator[tuple[torch.Tensor, float]]:
-        """Yields the mean squared error of a batch, `draws` times over the set."""
+        """Yields the mean squared error of a batch, over the set as often as it is noised."""
         generator = torch.Generator().manual_seed(self.seed)
-        starts = [start for _ in range(self.draws) for start in range(0, len(pairs), self.batch_size)]
+        draws = self.draws if pairs is self.forget else max(1, self.draws // 4)
+        starts = [start for _ in range(draws) for start in range(0, len(pairs), self.batch_size)]
         for start in logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3):
             batch = pairs[start : start + self.batch_size]
-            yield self._loss(batch, generator), len(batch) / (len(pairs) * self.draws)
+            yield self._loss(batch, generator), len(batch) / (len(pairs) * draws)
 
     def encode(self, pairs: Pairs) -> None:
-        """Runs the text encoder on every prompt, padded as the pipeline does."""
+        """Runs the text encoder on every prompt, as often as it occurs, padded as the pipeline does."""
         for start in range(0, len(pairs), 256):
-            self._prompts(pairs[start : start + 256].texts)
+            self._encode(pairs[start : start + 256].texts)
 
     def _loss(self, batch: Pairs, generator: torch.Generator) -> torch.Tensor:
         pipe, unet = self.pipe, self.pipe.unet
         latents = self._latents(batch)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(batch),), generator=generator)
-        steps = steps.to(latents.device)
+        steps = self._timesteps(len(batch), generator).to(latents.device)
         said, conditions = self._prompts(batch.texts)
         noisy = self.scheduler.add_noise(latents, noise, steps)
         found = unet(noisy, steps, encoder_hidden_states=said, added_cond_kwargs=conditions).sample
@@ -95,6 +98,13 @@ class DenoisingObjective(HostObjective):
             wanted = self.scheduler.get_velocity(latents, noise, steps)
         return F.mse_loss(found.float(), wanted.float())
 
+    def _timesteps(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """One timestep of every n-th part of the schedule, in random order: less chance than n independent ones."""
+        places = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        count = self.scheduler.config.num_train_timesteps
+        steps = (places * count).long().clamp_max(count - 1)  # a sum may have been rounded up to n
+        return steps[torch.randperm(n, generator=generator)]
+
     @torch.no_grad()
     def _latents(self, batch: Pairs) -> torch.Tensor:
         vae, scale = self.pipe.vae, self.pipe.vae_scale_factor
@@ -106,18 +116,21 @@ class DenoisingObjective(HostObjective):
         return ((latents - shift) * vae.config.scaling_factor).to(self.pipe.unet.dtype)
 
     def _prompts(self, texts: list[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
-        """Encodes prompts by the pipeline's own way, each different one once."""
+        """What the UNet is told; each different prompt is encoded once."""
         unique = list(dict.fromkeys(texts))
         rows = torch.tensor([unique.index(text) for text in texts], device=self.pipe.unet.device)
-        said = self.pipe.encode_prompt(
-            prompt=unique,
-            device=self.pipe.unet.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
+        said = self._encode(unique)
         if len(said) == 2:
             return said[0][rows], None
         # XL: (embeddings, negative ones, pooled, negative pooled), and the size of the picture
         size = float(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
         times = torch.tensor([[size, size, 0.0, 0.0, size, size]]).expand(len(texts), -1)
         return said[0][rows], {"text_embeds": said[2][rows], "time_ids": times.to(said[0])}
+
+    def _encode(self, texts: list[str]) -> tuple[torch.Tensor, ...]:
+        return self.pipe.encode_prompt(
+            prompt=texts,
+            device=self.pipe.unet.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )

@@ -2,10 +2,13 @@
 """Which objective is a host's own."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
 
 from ..data import Pairs
 from ..encoders import Encoder, is_pipeline
+from ..errors import UnsupportedModelError
 from .answers import AnswerObjective
 from .denoising import DenoisingObjective
 from .objective import HostObjective
@@ -22,7 +25,7 @@ def host_objective(
     *,
     processor: Any = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
-    draws: int = 6,
+    draws: int = 24,
     batch_size: int = 32,
     seed: int = 0,
 ) -> HostObjective:
@@ -43,6 +46,22 @@ def host_objective(
     """
     if is_pipeline(host):
         return DenoisingObjective(host, encoder, forget, retain, draws, batch_size, seed)
+    if not (isinstance(host, PreTrainedModel) and host.can_generate()):
+        raise UnsupportedModelError(
+            f"{type(host).__name__} has no loss of its own that is known here: expected a pipeline or a model of the LLaVA family. "
+            f"Use objective='clip'."
+        )
     if processor is None:
         raise ValueError(f"The language loss of {type(host).__name__} needs its processor. Pass `host_processor=`.")
     return AnswerObjective(host, processor, encoder, forget, retain, questions, batch_size)
+
+
+def default_objective(host: Any, model: Any) -> Literal["clip", "host"]:
+    """
+    Says which objective is the better one, by `benchmarks/results/zoo_hosts.md`: a UNet's own, and CLIP's for any other host.
+
+    Without a CLIPModel there is no choice.
+    """
+    if host is not None and model is None:
+        return "host"
+    return "host" if is_pipeline(host) and getattr(host, "unet", None) is not None else "clip"

@@ -1,0 +1,238 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The denoising objective against a slow, plain reference in float64 that shares no code with it, and finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_same, noise_pairs, snapshot
+from diffusers import DDPMScheduler
+from tiny_hosts import PIPELINES
+
+from hf_slug.data import load_pairs
+from hf_slug.encoders import find_encoders, host_modules
+from hf_slug.errors import UnsupportedModelError
+from hf_slug.objectives import DenoisingObjective, host_objective
+from hf_slug.towers import candidate_layers
+
+
+CASES = [("sd1", "text_encoder"), ("sd2", "text_encoder"), ("sdxl", "text_encoder"), ("sdxl", "text_encoder_2")]
+FORGET = noise_pairs(5, names=["three", "three in neon style"])
+RETAIN = noise_pairs(7, seed=1, names=["one", "two", "a very long name of four"])
+
+
+def objective_of(pipe, component="text_encoder", **settings):
+    (encoder,) = find_encoders(pipe, component)
+    return DenoisingObjective(pipe, encoder, FORGET, RETAIN, **{"draws": 2, "batch_size": 3, **settings})
+
+
+def live_layers(objective):
+    layers = candidate_layers(objective.module, "text", norms=True)
+    return [layer for layer in layers if all(objective.encoder.is_live(name) for name in layer.modules)]
+
+
+def weight_of(objective, name):
+    return objective.encoder.resolve([name])[name].weight
+
+
+def total(objective, pairs):
+    with torch.no_grad():
+        return sum(float(loss) * share for loss, share in objective.losses(pairs, "test"))
+
+
+def plain_encode(tokenizer, encoder, texts):
+    ids = tokenizer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
+    return encoder(ids, output_hidden_states=True)
+
+
+def plain_draws(pairs, draws, batch_size, seed):
+    """The noise and the timesteps of every picture, as drawn: batch by batch, over and over, the retain set less often."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws if pairs is FORGET else max(1, draws // 4)):
+        for start in range(0, len(pairs), batch_size):
+            batch = pairs[start : start + batch_size]
+            noise = torch.randn((len(batch), 4, 16, 16), generator=generator).double()
+            shifts, order = (
+                torch.rand(len(batch), generator=generator),
+                torch.randperm(len(batch), generator=generator),
+            )
+            yield from (
+                (pair, own, int(1000 * (i + shifts[i]) / len(batch))) for pair, own, i in zip(batch, noise, order)
+            )
+
+
+def plain_loss(pipe, pairs, draws=2, batch_size=3, seed=0):
+    """One picture at a time; the sums of squares are added up last."""
+    kind, losses = pipe.scheduler.config.prediction_type, []
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    for pair, noise, step in plain_draws(pairs, draws, batch_size, seed):
+        pixels = torch.from_numpy(np.array(pair.image)).double().permute(2, 0, 1)[None] / 127.5 - 1
+        moments = pipe.vae.quant_conv(pipe.vae.encoder(pixels))
+        latent = moments[:, :4] * pipe.vae.config.scaling_factor  # the mean; the other half is the variance
+        signal, share = alphas[step].sqrt(), (1 - alphas[step]).sqrt()
+        more = {}
+        first = plain_encode(pipe.tokenizer, pipe.text_encoder, [pair.text])
+        said = first.last_hidden_state
+        if hasattr(pipe, "text_encoder_2"):
+            second = plain_encode(pipe.tokenizer_2, pipe.text_encoder_2, [pair.text])
+            said = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+            sizes = torch.tensor([[32.0, 32, 0, 0, 32, 32]])
+            more["added_cond_kwargs"] = {"text_embeds": second.text_embeds, "time_ids": sizes}
+        noisy = signal * latent + share * noise
+        found = pipe.unet(noisy, step, encoder_hidden_states=said, **more).sample
+        wanted = {"epsilon": noise, "sample": latent, "v_prediction": signal * noise - share * latent}[kind]
+        losses.append((found - wanted).square().mean())
+    return torch.stack(losses).mean()
+
+
+def make_double(kind):
+    pipe = PIPELINES[kind]()
+    for module in host_modules(pipe):
+        module.double()
+    return pipe
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_the_loss_is_that_of_a_plain_reference(kind, prediction):
+    pipe = make_double(kind)
+    pipe.scheduler.register_to_config(prediction_type=prediction)
+    for pairs, seed in ((FORGET, 0), (RETAIN, 5)):  # either leaves a smaller last batch
+        got = total(objective_of(pipe, seed=seed), pairs)
+        assert got == pytest.approx(plain_loss(pipe, pairs, seed=seed).item(), rel=1e-6)
+    assert got != pytest.approx(total(objective_of(pipe, seed=6), RETAIN), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind, component", CASES)
+def test_the_gradients_are_those_of_the_plain_loss_for_every_live_weight(kind, component):
+    pipe = make_double(kind)
+    objective = objective_of(pipe, component)
+    layers = live_layers(objective)
+    for got, pairs in ((objective.forget_gradients(layers), FORGET), (objective.retain_gradients(layers), RETAIN)):
+        weights = {name: weight_of(objective, name) for layer in layers for name in layer.modules}
+        expected = torch.autograd.grad(plain_loss(pipe, pairs), list(weights.values()))
+        assert list(got) == list(weights)
+        for name, reference in zip(weights, expected):
+            assert reference.norm() > 0 and got[name].dtype == torch.float64, name
+            assert (got[name] - reference).norm() <= 5e-5 * reference.norm(), name  # the loss itself is a float32
+
+
+@pytest.mark.parametrize("kind, component", CASES)
+def test_a_gradient_says_how_the_loss_changes_along_a_random_direction(kind, component):
+    pipe = make_double(kind)
+    objective = objective_of(pipe, component)
+    layer = next(layer for layer in live_layers(objective) if layer.name.endswith("layers.1.mlp.fc1"))
+    gradient = objective.forget_gradients([layer])[layer.name]
+    weight = weight_of(objective, layer.name).data
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    original, step, losses = weight.clone(), 1e-5 * weight.norm() / direction.norm(), []
+    for sign in (1, -1):
+        weight.copy_(original + sign * step * direction)
+        with torch.no_grad():
+            losses.append(plain_loss(pipe, FORGET))
+    slope = (losses[0] - losses[1]) / (2 * step)
+    assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+def test_a_small_step_along_the_forget_gradient_raises_the_forget_loss_by_its_squared_norm():
+    pipe = make_double("sd1")
+    objective = objective_of(pipe)
+    with torch.no_grad():
+        before = plain_loss(pipe, FORGET)
+    layers = live_layers(objective)
+    gradients = objective.forget_gradients(layers)
+    for layer in layers[::5]:
+        weight, gradient = weight_of(objective, layer.name).data, gradients[layer.name]
+        original, epsilon = weight.clone(), 1e-5 / gradient.norm()
+        weight += epsilon * gradient
+        with torch.no_grad():
+            rise = plain_loss(pipe, FORGET) - before
+        weight.copy_(original)
+        assert rise.item() == pytest.approx((epsilon * gradient.square().sum()).item(), rel=2e-2) and rise > 0
+
+
+def test_equal_prompts_are_encoded_once_and_padded_as_the_pipeline_does(monkeypatch):
+    pipe = PIPELINES["sd1"]()
+    objective, seen = objective_of(pipe), []
+    forward = pipe.text_encoder.forward
+    monkeypatch.setattr(
+        pipe.text_encoder, "forward", lambda ids, *a, **k: (seen.append(ids), forward(ids, *a, **k))[1]
+    )
+    said, _ = objective._prompts(["a photo of one", "two", "a photo of one"])
+    assert [len(ids) for ids in seen] == [2] and seen[0].shape[1] == pipe.tokenizer.model_max_length == 16
+    assert torch.equal(said[0], said[2]) and not torch.equal(said[0], said[1])
+    alone = [pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("a photo of one", "two")]
+    torch.testing.assert_close(said[:2], torch.cat(alone))
+
+
+def test_pictures_of_another_size_are_fitted_to_the_model():
+    pipe = PIPELINES["sd1"]()
+    images = [pair.image.resize((50, 41)) for pair in FORGET]
+    rows = [(image, pair.text, pair.name) for image, pair in zip(images, FORGET)]
+    assert objective_of(pipe)._latents(load_pairs(rows)).shape == (5, 4, 16, 16)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_batch_size_says_which_noise_is_drawn_and_nothing_else(batch_size):
+    objective = objective_of(make_double("sd1"), draws=8, batch_size=batch_size)
+    for pairs, draws in ((FORGET, 8), (RETAIN, 2)):
+        shares = [share for _, share in objective.losses(pairs, "test")]
+        assert sum(shares) == pytest.approx(1) and len(shares) == draws * -(-len(pairs) // batch_size)
+        reference = plain_loss(objective.pipe, pairs, draws=8, batch_size=batch_size)
+        assert total(objective, pairs) == pytest.approx(reference.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 64])
+def test_a_batch_has_a_timestep_from_every_part_of_the_schedule(n):
+    objective, generator = objective_of(PIPELINES["sd1"]()), torch.Generator().manual_seed(0)
+    drawn = torch.stack([objective._timesteps(n, generator) for _ in range(2000 // n)])
+    assert drawn.min() >= 0 and drawn.max() < 1000
+    place = drawn.sort().values * n / 1000  # in (i - n/1000, i + 1) for the i-th
+    assert (place < torch.arange(n) + 1).all() and (place > torch.arange(n) - n / 1000).all()
+    assert drawn.double().mean() == pytest.approx(499.5, abs=15) and len(drawn.unique()) > 500
+
+
+@pytest.mark.parametrize("kind, component", CASES)
+def test_everything_is_left_as_it_was(kind, component):
+    pipe = PIPELINES[kind]()
+    pipe.set_progress_bar_config(disable=True, desc="mine")
+    pipe.unet.train()
+    pipe.text_encoder.requires_grad_(False)
+    parts = host_modules(pipe)
+    flags = [parameter.requires_grad for part in parts for parameter in part.parameters()]
+    modes = [module.training for part in parts for module in part.modules()]
+    before, scheduler, config = [snapshot(part) for part in parts], pipe.scheduler, dict(pipe.scheduler.config)
+    objective = objective_of(pipe, component)
+    layers = live_layers(objective)
+    first = objective.retain_gradients(layers)
+    objective.forget_gradients(layers)
+    objective.input_moments(layers)
+    again = objective.retain_gradients(layers)
+    assert all(
+        torch.equal(first[name], again[name]) for name in first
+    )  # same noise, and nothing leaks between the sets
+    for part, state in zip(parts, before):
+        assert_same(part, state)
+    assert [parameter.requires_grad for part in parts for parameter in part.parameters()] == flags
+    assert all(parameter.grad is None for part in parts for parameter in part.parameters())
+    assert [module.training for part in parts for module in part.modules()] == modes
+    assert pipe.scheduler is scheduler and dict(scheduler.config) == config
+    assert pipe._progress_bar_config == {"disable": True, "desc": "mine"}
+    assert not any(module._forward_pre_hooks for part in parts for module in part.modules())
+
+
+def test_the_noise_follows_the_pipelines_own_schedule():
+    pipe = PIPELINES["sdxl"]()  # with Euler's scheduler, which samples in another way than it was trained
+    objective = objective_of(pipe)
+    assert isinstance(objective.scheduler, DDPMScheduler)
+    assert torch.equal(objective.scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod)
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("flux", "FluxPipeline is not known here.*objective='clip'"),
+    ("sd3", "StableDiffusion3Pipeline is not known here"),
+    ("sd1_inpaint", "reads 9 channels, and pictures have 4: an inpainting model"),
+])  # fmt: skip
+def test_pipelines_whose_loss_is_another_are_refused(kind, message):
+    pipe = PIPELINES[kind]()
+    with pytest.raises(UnsupportedModelError, match=f"(?s){message}"):
+        host_objective(pipe, find_encoders(pipe)[0], FORGET, RETAIN)
