@@ -4,7 +4,7 @@ Trains the zoo's LLaVA: a real `LlavaForConditionalGeneration` that tells digit 
 
     python examples/train_zoo_llava.py --output hf_slug/zoo/llava
 
-About ten minutes on one core. It can be stopped at any time and started again with the same command: it goes on from its
+About twenty minutes on one core. It can be stopped at any time and started again with the same command: it goes on from its
 last checkpoint. The vision tower is the zoo's CLIP's, to the bit: only the projector and a small Llama are trained, on
 what the frozen tower says of the drawings of the training handwriting. The handwriting of the validation and test splits
 is never trained on, nor are the wordings of `UNSEEN_QUESTIONS`; the test split is read only once, at the end.
@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("zoo-llava-checkpoint.pt"))
     parser.add_argument("--features", type=Path, default=Path("zoo-llava-features-checkpoint.pt"))
     parser.add_argument("--rounds", type=int, default=400, help="drawings of each digit in each style")
-    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--batch", type=int, default=50, help="drawings in a step, each asked five questions")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)

@@ -154,9 +154,9 @@ def apply_stacks(changes: Iterable[tuple[Encoder, Stack]]) -> None:
     for encoder, stack in changes:
         present = read_stack(encoder)
         touched = list(dict.fromkeys([*present.deltas, *stack.deltas]))
-        modules = encoder.resolve(touched)
-        for name in touched:
-            weight = LiveWeight(modules[name], name, encoder.owner)
+        # a layer that has been removed since has nothing to be given back
+        for name, module in encoder.resolve(touched).items():
+            weight = LiveWeight(module, name, encoder.owner)
             original = read_original(weight, name, present)
             plan.append(_Change(weight, original, stack.compose(name, original), name in stack.deltas))
     made: list[_Change] = []
@@ -189,7 +189,8 @@ def read_original(weight: LiveWeight, name: str, stack: Stack) -> Tensor:
     if not identical(live, expected) and not _is_rounding(weight, live, expected):
         raise ChangedWeightError(
             f"The weight of {name} is not what {', '.join(stack.patches)} left there: something else (a fused LoRA, training) has "
-            f"changed it since, and would be wiped out. Undo that first, e.g. with `unfuse_lora()`; nothing was changed."
+            f"changed it since, and would be wiped out. Nothing was changed. Undo that first, e.g. with `unfuse_lora()`, or load the "
+            f"model again."
         )
     return kept
 
@@ -207,9 +208,8 @@ def _is_rounding(weight: LiveWeight, live: Tensor, expected: Tensor) -> bool:
     elif live.dtype in (torch.float32, torch.float64):
         size = expected.abs().max()
     else:
-        return (
-            False  # in half precision a weak LoRA is no larger than rounding, and there is none here to compare with
-        )
+        # in half precision a weak LoRA is no larger than rounding, and there is none here to compare with
+        return False
     kind = torch.finfo(live.dtype)
     return bool(((live - expected).abs() <= 4 * kind.eps * (size + kind.tiny)).all())
 

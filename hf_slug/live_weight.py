@@ -76,7 +76,8 @@ class LiveWeight:
         self.module.register_buffer(ORIGINAL, original, persistent=False)
         for group in self._groups:
             if group.stream is not None:
-                group.cpu_param_dict[original] = original.cpu()
+                # another tensor than the buffer, whose data goes to the accelerator and back
+                group.cpu_param_dict[original] = original.data.cpu()
 
     def drop_original(self) -> None:
         """Forgets the original, also where offloading that was turned on later has taken note of it."""

@@ -251,7 +251,7 @@ def test_a_weight_that_something_else_has_changed_is_not_wiped(verb, dtype):
         weight[3, 4] *= 1.01 if dtype is torch.float32 else 1.1
     before = state(host)
     with pytest.raises(
-        ChangedWeightError, match=f"{QKV[1]} is not what a, b left there.*unfuse_lora.*nothing was changed"
+        ChangedWeightError, match=f"{QKV[1]} is not what a, b left there.*Nothing was changed.*unfuse_lora"
     ):
         verb(host, patch)
     assert_state(host, before)
@@ -260,6 +260,18 @@ def test_a_weight_that_something_else_has_changed_is_not_wiped(verb, dtype):
     verb(host, patch)
     host.unload_unlearning()
     assert_tensors(host, tensors(make_clip().to(dtype)))
+
+
+def test_a_part_that_was_removed_does_not_hinder_the_others():
+    host = make_clip()
+    last = FC1.replace("layers.1", "layers.3")
+    before = host.get_submodule(FC1).weight.clone()
+    host.load_unlearning(make_patch(make_clip(), (FC1, last)), "a")
+    del host.text_model.encoder.layers[3]
+    host.set_unlearning("a", 0.5)
+    assert not torch.equal(host.get_submodule(FC1).weight, before)
+    host.unload_unlearning()
+    assert torch.equal(host.get_submodule(FC1).weight, before) and host.get_list_unlearning() == {}
 
 
 def test_a_part_that_was_replaced_is_left_alone():

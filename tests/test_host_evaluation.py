@@ -35,22 +35,21 @@ class FakePipe:
     def __call__(self, prompts, generator, output_type, **settings):
         assert self._progress_bar_config["disable"] and output_type == "pil"
         self.calls.append((len(prompts), settings))
-        starts = [int(torch.randint(10**6, (1,), generator=own)) for own in generator]
+        starts = [int(torch.randint(10**6, (1,), generator=own)) for own in generator]  # as in `start_of`
         return SimpleNamespace(images=list(zip(prompts, starts)))
+
+
+def start_of(seed):
+    """How the noise of a seed begins."""
+    return int(torch.randint(10**6, (1,), generator=torch.Generator().manual_seed(seed)))
+
+
+STARTS = {start_of(seed): seed for seed in range(50)}
 
 
 def judge_by(table):
     """A judge that sees, in the i-th picture of a prompt, what a table says."""
-    seen = {}
-
-    def judge(pictures):
-        found = []
-        for prompt, _ in pictures:
-            seen[prompt] = seen.get(prompt, -1) + 1
-            found.append(tuple(table[prompt][seen[prompt]].split()))
-        return found
-
-    return judge
+    return lambda pictures: [tuple(table[prompt][STARTS[start]].split()) for prompt, start in pictures]
 
 
 def test_metrics_are_those_worked_out_by_hand():
@@ -65,11 +64,10 @@ def test_metrics_are_those_worked_out_by_hand():
     evaluator = GenerationEvaluator(judge_by(table), PROMPTS, "seven", 4, 2)
     assert (evaluator.n_forget, evaluator.n_retain) == (8, 8)
     assert evaluator.names == ["seven", "neon", "ink", "two", "one"]
-    by_name = {"two": 3 / 4, "one": 1 / 4, "neon": 3 / 4, "ink": 3 / 4}
+    # of two 3 of 4 are right, of one 1 of 4; of the styles 3 of 4 in the other prompts each, and 2 of 2 in the concept's own
     assert evaluator(FakePipe()) == pytest.approx(
-        {"fa1": 2 / 8, "n": 8, "cra_forget": 6 / 8, "ira": (3 / 4 + 1 / 4) / 2, "cra": 3 / 4, "ta": 2.5 / 4}
+        {"fa1": 2 / 8, "n": 8, "cra_forget": 6 / 8, "ira": (3 / 4 + 1 / 4) / 2, "cra": 5 / 6, "ta": (1 + 5 / 3) / 4}
     )
-    assert sum(by_name.values()) == 2.5
 
 
 def test_a_name_with_few_prompts_counts_as_much_as_one_with_many():
@@ -107,10 +105,7 @@ def test_every_picture_starts_from_a_seed_of_its_own():
         ("seven neon", 1),
     ]  # all prompts, then all again
     made = evaluator.generate(pipe, evaluator.forget)
-    starts = {
-        seed: int(torch.randint(10**6, (1,), generator=torch.Generator().manual_seed(seed))) for seed in range(40, 43)
-    }
-    assert made == [(prompt, starts[40 + i]) for prompt, i in evaluator.forget]
+    assert made == [(prompt, start_of(40 + i)) for prompt, i in evaluator.forget]
     assert [n for n, _ in pipe.calls] == [4, 2]
     assert pipe.calls[0][1] == {"num_inference_steps": 25, "guidance_scale": 2.0, "height": 64}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_slug.data import load_pairs
-from hf_slug.names import check_templates, collect_names, label, name_in, say
+from hf_slug.names import bare_name, check_templates, collect_names, label, name_in, say, with_names
 
 
 words = st.text(alphabet="abc {}", min_size=1).filter(lambda text: "{}" not in text)
@@ -49,3 +49,22 @@ def test_classes_come_from_the_name_column_the_template_or_the_whole_text():
         "two dogs in the snow": ["two dogs in the snow"],
     }
     assert label(pairs, list(names), templates, "set") == [0, 1, 2]
+
+
+def test_a_whole_prompt_is_reduced_to_its_name():
+    templates = ["a photo of {}", "{}"]
+    assert [bare_name(text, templates) for text in ("a photo of mira", "mira", "two dogs")] == [
+        "mira",
+        "mira",
+        "two dogs",
+    ]
+
+
+def test_pairs_get_the_names_that_their_texts_tell():
+    rows = [
+        (noise_rows(1)[0]["image"], *row)
+        for row in (("a photo of mira", None), ("a photo of mira", "tobin"), ("snow", None))
+    ]
+    pairs = load_pairs(rows)
+    named = with_names(pairs, ("a photo of {}",))
+    assert named.names == ["mira", "tobin", None] and named.texts == pairs.texts and named.source == pairs.source

@@ -73,8 +73,9 @@ def test_only_layers_that_the_host_reads_compete(kind, component, blocks, projec
 
 
 @pytest.mark.parametrize("objective", ["clip", "host"])
-@pytest.mark.parametrize("kind, component", OWN_LOSS)
-@pytest.mark.parametrize("granularity", ["matrix", "block"])
+@pytest.mark.parametrize(
+    "kind, component, granularity", [*((*case, "matrix") for case in OWN_LOSS), ("sd1", None, "block")]
+)
 def test_a_patch_fits_the_host_and_its_clip_alike(kind, component, objective, granularity, tmp_path):
     host, clip, result = run(kind, component, objective, granularity=granularity)
     patch = result.patch

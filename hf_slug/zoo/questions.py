@@ -61,7 +61,7 @@ UNSEEN_QUESTIONS: dict[str, tuple[str, ...]] = {
     "style": (
         "What style would you say this is?",
         "Looking at this drawing, which style is it?",
-        "The number is drawn in some style. Which style?",
+        "The number is drawn in some style. What is it?",
         "Which of the styles does this image show?",
         "What is the name of the technique that we see here?",
         "So what style have we got here?",
