@@ -19,7 +19,11 @@ def test_importing_the_package_brings_hardly_more_than_peft():
     }
     assert not {name for name in extra if name.startswith("transformers.models.clip")}
     own = {name for name in extra if name.startswith("hf_slug")}
-    assert own and len(extra - own) <= 5, extra - own
+    hooks = {
+        name for name in extra if name.split(".")[0] == "wrapt"
+    }  # a few small modules, for methods on what is not imported
+    assert own and len(extra - own - hooks) <= 5, extra - own - hooks
+    assert len(hooks) <= 15
 
 
 def test_importing_the_package_makes_slug_a_peft_type():

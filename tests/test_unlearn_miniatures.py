@@ -37,6 +37,7 @@ def test_stable_diffusion_draws_it_no_more(concept, objective, tmp_path):
         test_evaluate=few_pictures(concept, 10_000),
         objective=objective,
         steps=8,
+        front_only=True,
         draws=2,
     )
     before, after = result.report["metrics"]["before"], result.report["metrics"]["after"]
@@ -62,6 +63,7 @@ def test_llava_says_it_no_more(objective, tmp_path):
         evaluate=answer_evaluator("seven", "validation", 0, 1, unseen=False),
         test_evaluate=answer_evaluator("seven", "test", 0, 1),
         steps=8,
+        front_only=True,
         objective=objective,
     )
     before, after = result.report["metrics"]["before"], result.report["metrics"]["after"]
