@@ -168,6 +168,24 @@ def test_rounding_is_told_from_a_lora_that_stayed(dtype, times, loras):
     assert not same(weights(pipe), before) and pipe.get_active_unlearning() == ["default_0"]
 
 
+def test_even_a_fused_lora_as_faint_as_rounding_is_not_wiped_out():
+    host = make_clip().to(torch.bfloat16)
+    host.load_unlearning(make_patch(make_clip()))
+    weight = host.get_submodule(FC1).weight
+    patched = weight.detach().clone()
+    lora = get_peft_model(host, LoraConfig(target_modules=["fc1"], init_lora_weights=False))
+    layer = host.get_submodule(FC1)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.mul_(0.01 * patched.abs().min() / layer.get_delta_weight("default").abs().max())
+    lora.merge_adapter()
+    assert not torch.equal(weight, patched) and torch.allclose(weight, patched, rtol=0.02, atol=0)
+    with pytest.raises(ChangedWeightError):
+        host.unload_unlearning()
+    lora.unmerge_adapter()
+    host.unload_unlearning()
+    assert torch.equal(weight, make_clip().to(torch.bfloat16).get_submodule(FC1).weight)
+
+
 def test_a_patch_is_refused_where_a_lora_is_fused_already(loras):
     build = KINDS["sd1"]
     pipe = build()
