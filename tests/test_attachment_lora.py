@@ -176,9 +176,9 @@ def test_even_a_fused_lora_as_faint_as_rounding_is_not_wiped_out():
     lora = get_peft_model(host, LoraConfig(target_modules=["fc1"], init_lora_weights=False))
     layer = host.get_submodule(FC1)
     with torch.no_grad():
-        layer.lora_B["default"].weight.mul_(0.01 * patched.abs().min() / layer.get_delta_weight("default").abs().max())
+        layer.lora_B["default"].weight.mul_(0.01 * patched.abs().max() / layer.get_delta_weight("default").abs().max())
     lora.merge_adapter()
-    assert not torch.equal(weight, patched) and torch.allclose(weight, patched, rtol=0.02, atol=0)
+    assert not torch.equal(weight, patched) and (weight - patched).abs().max() <= 0.02 * patched.abs().max()
     with pytest.raises(ChangedWeightError):
         host.unload_unlearning()
     lora.unmerge_adapter()
