@@ -32,7 +32,6 @@ RESULTS = Path(__file__).parent / "results"
 PATCHES = Path(".cache/zoo-hosts")
 # The objective that is not the default is measured on fewer pictures: two thousand take a minute and a half.
 PER_CELL, SEED = {"host": 20, "clip": 5}, 50_000
-PER_DIGIT = 12  # handwriting samples, each in ten styles
 STACKS = (("seven", "neon", "fire"), ("three", "eight", "ink"), ("zero", "one", "two"), ("chalk", "gold", "pixel"))
 # What is run, in this order, so that a run that is stopped early has the most useful part: the defaults first.
 PLAN = [("stable-diffusion", "host", c) for c in CONCEPTS] + [("llava", "clip", digit) for digit in DIGITS]
@@ -73,11 +72,10 @@ def run_pictures(objective: str, concept: str) -> dict:
 
 
 def run_answers(objective: str, concept: str) -> dict:
-    quick = answer_evaluator(concept, "test", 0, 2)
+    quick = answer_evaluator(concept, "test", 0, 90)
     result = zoo.unlearn_llava(concept, objective=objective, test_evaluate=quick)
     llava, _ = zoo.load_llava()
-    evaluator = answer_evaluator(concept, "test", 0, PER_DIGIT)
-    evaluator.per_image = 1
+    evaluator = answer_evaluator(concept, "test")
     before = evaluator(llava)
     llava.load_unlearning(result.patch)
     after = evaluator(llava)
@@ -200,8 +198,9 @@ def write_table(rows: list[dict]) -> None:
     if answers:
         lines += ["## LLaVA", ""]
         lines += [
-            f"One question in a wording that was never trained on about each of {100 * PER_DIGIT:,} drawings of unseen handwriting, and "
-            f"one about its style. `right` is the share of answers about the forgotten digit that are still right.",
+            f"One question in a wording that was never trained on about each of {sum(answers[0][n] for n in ('n_forget', 'n_retain')):,} "
+            f"drawings of unseen handwriting, and one about its style. `right` is the share of answers about the forgotten digit "
+            f"that are still right.",
             "",
         ]
         for objective in ("clip", "host"):

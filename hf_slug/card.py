@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .tables import metric_rows, unit
+from .tables import caution, damage, metric_rows, unit
 from .tuner import SlugConfig
 
 
@@ -41,6 +41,8 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
             "> **This patch does not do what it is for: the concept was NOT forgotten** (see the numbers below).",
             "",
         ]
+    if report.get("target", {}).get("damages_the_rest"):
+        lines += [f"> **It costs much: {damage(report)}.**", ""]
     modules = ", ".join(f"`{name}`" for name in sorted(config.target_modules or []))
     lines += [
         f"An unlearning patch for {f'`{base}`' if base else 'a CLIP model'}: it changes {modules} and nothing else, so that the model "
@@ -72,7 +74,7 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
         lines += [
             "",
             f"{metrics['n_forget']} {unit(report)} of the concept (95 % interval of FA@1 after: {low:.2%} to {high:.2%}) and "
-            f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. {unseen} Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
+            f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. {' '.join(filter(None, [caution(report), unseen]))} Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
         ]
     return "\n".join(lines) + "\n"
 

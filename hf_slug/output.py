@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .tables import format_metrics, verdict
+from .tables import caution, format_metrics, verdict
 
 
 if TYPE_CHECKING:
@@ -39,5 +39,5 @@ def finish(result: "UnlearningResult", files: Sequence[Path], as_json: bool) -> 
             f"\nGradient {cost['gradient_s']:.1f} s, search {cost['search_s']:.1f} s, patch {cost['patch_bytes']:,} bytes."
         )
         print("Saved: " + "\n       ".join(str(file) for file in files))
-        print(verdict(report))
+        print("\n".join(filter(None, [verdict(report), caution(report)])))
     return 0 if result.succeeded else 1

@@ -16,13 +16,15 @@ from .encoders import Encoder, host_modules
 from .evaluation import BehaviourEvaluator, Evaluator, ZeroShotEvaluator
 from .scores import LayerScore
 from .search import Search
-from .tables import unit
+from .tables import damage, unit
 
 
 logger = logging.get_logger(__name__)
 
 # On the test set a concept may come back by so much, beyond its interval's lower end, before success is denied.
 _TEST_SLACK = 0.1
+# A fall of the retained accuracy beyond this is said wherever the result is.
+_HEAVY_FALL = 0.05
 _SOFTWARE = ("hf-slug", "torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
 
@@ -156,7 +158,8 @@ def build_report(
     Joins what a run found into `unlearning_report.json`.
 
     `succeeded` means that the model knew the concept before, that the search reached its target on the validation set, *and*
-    that the test set does not contradict it: the 95 % interval of its FA must begin within 0.1 of the target.
+    that the test set does not contradict it: the 95 % interval of its FA must begin within 0.1 of the target. What it cost is
+    said apart: `damages_the_rest` is true if the retained accuracy fell by more than five points.
     """
     before, after, similarity = compared
     best, key = found.chosen, tester.primary_metric
@@ -177,6 +180,7 @@ def build_report(
             "known_before": found.was_known,
             "reached_on_validation": found.succeeded,
             "contradicted_by_test": bool(contradicted),
+            "damages_the_rest": bool(before["ta"] - after["ta"] > _HEAVY_FALL),
         },
         "layers": describe_layers(scores),
         "search": describe_search(found),
@@ -205,7 +209,7 @@ def build_report(
 
 
 def warn_of_failure(report: dict[str, Any], key: str) -> None:
-    """Says loudly if a concept was not forgotten, or never known; `key` is the metric that the test goes by."""
+    """Says loudly if a concept was not forgotten, or never known, or at a price; `key` is the metric that the test goes by."""
     concept, target, metrics = report["concept"], report["target"], report["metrics"]
     if not target["known_before"]:
         logger.warning(
@@ -216,4 +220,9 @@ def warn_of_failure(report: dict[str, Any], key: str) -> None:
         logger.warning(
             f"{concept!r} was NOT forgotten: {key} is {metrics['after'][key]:.1%} of {metrics['n_forget']} test {unit(report)} "
             f"({metrics['before'][key]:.1%} before). Try more steps, another tower, or a larger forget set."
+        )
+    if target["damages_the_rest"]:
+        logger.warning(
+            f"The rest suffers: {damage(report)}. Try another tower, a larger retain set, weight= below 1 when it is loaded"
+            + (", or an evaluator of what the host does (`evaluate=`)." if report["host"] else ".")
         )

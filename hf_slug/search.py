@@ -2,7 +2,7 @@
 """The search for the step size of each layer, and the choice among layers (SLUG, section 3.3)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -20,8 +20,8 @@ Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
 
 # Generating pictures and answers is dear: a weight that was changed by six times itself without any effect is given up.
 _HOPELESS = 6.0
-# A host's search ends with the front that has a layer which forgets and keeps all but so much; else it goes on to the next.
-_SPARE = 0.02
+# A host's search ends where a layer forgets and none of these falls by more than that; else it goes on to the next fronts.
+_KEPT, _SPARE = ("ta", "ira", "cra"), 0.01
 
 
 @dataclass
@@ -168,7 +168,7 @@ def search(
     target: float | None = None,
     trajectory: Literal["best", "chosen", "all"] = "best",
     host: Any = None,
-    reserve: Sequence[Layer] = (),
+    reserve: Iterable[Layer] = (),
 ) -> Search:
     """
     Searches every layer, and chooses the one that keeps most.
@@ -190,9 +190,9 @@ def search(
             Where the retained accuracy is measured: at the `"best"` step of each layer, also at every step of the `"chosen"`
             layer, or at `"all"` steps of all layers.
         host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
-        reserve (`Sequence[Layer]`, *optional*):
+        reserve (`Iterable[Layer]`, *optional*):
             Layers of the next fronts, searched one after another while none has forgotten the concept and kept the rest; with a
-            [`BehaviourEvaluator`] only.
+            [`BehaviourEvaluator`] only. An iterator may add a layer's directions just before it yields the layer.
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -242,17 +242,18 @@ def search(
         done = [trial for trial in trials if trial.forgotten]
         return min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size))
 
+    def keeps_enough(prepared: PreparedBehaviour, untouched: Mapping[str, float]) -> bool:
+        found = [trial for trial in map(best_of, by_layer) if trial.forgotten]
+        measure_retained(prepared, found)
+        wanted = {name: untouched[name] - _SPARE for name in _KEPT if name in untouched}
+        return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
+
     def queue() -> Iterator[Layer]:
         yield from layers
         if not isinstance(prepared, PreparedBehaviour) or not reserve:
             return
-        original = {name: weight.data for name, weight in layer_weights(model, reserve[0]).items()}
-        wanted = prepared.retained([(reserve[0], original)])[0]["ta"] - _SPARE
-        for layer in reserve:
-            found = [trial for trial in map(best_of, by_layer) if trial.forgotten]
-            measure_retained(prepared, found)
-            if any(trial.metrics["ta"] >= wanted for trial in found):
-                return
+        untouched, left = prepared.evaluator.retained(prepared.host), iter(reserve)
+        while not keeps_enough(prepared, untouched) and (layer := next(left, None)) is not None:
             yield layer
 
     for layer in logging.tqdm(queue(), desc="search", leave=False, total=len(layers)):
@@ -271,6 +272,10 @@ def search(
     if prepared is not None:
         is_dear = isinstance(prepared, PreparedBehaviour)  # then only where it decides something
         measure_retained(prepared, (is_dear and forgetting) or best)
+    if isinstance(prepared, PreparedBehaviour) and not forgetting:
+        for trial in best:  # looks that stopped early can't be compared
+            weights = new_weights(layer_weights(model, trial.layer), directions, trial.step_size)
+            trial.metrics |= prepared.probe(trial.layer, whole=True)(weights)
     closest = min(closeness(trial) for trial in best)
     pool = forgetting or [trial for trial in best if closeness(trial) == closest]
     chosen = min(pool, key=lambda trial: (-trial.metrics.get("ta", 0.0), trial.relative_change))

@@ -55,12 +55,26 @@ def format_metrics(report: dict[str, Any]) -> str:
     )
 
 
+def damage(report: dict[str, Any]) -> str:
+    """Says by how much the retained accuracy fell."""
+    before, after = report["metrics"]["before"]["ta"], report["metrics"]["after"]["ta"]
+    return f"the accuracy of what is kept fell from {before:.1%} to {after:.1%}"
+
+
+def caution(report: dict[str, Any]) -> str:
+    """Says so if a host's patch was judged by its CLIP, which reads less of the tower than the host; else nothing."""
+    if report.get("host") is None or report["metrics"].get("evaluator") != "ZeroShotEvaluator":
+        return ""
+    return f"Judged by the CLIPModel's classification; what the {report['host']['class']} does was not looked at."
+
+
 def verdict(report: dict[str, Any]) -> str:
-    """Says in a line whether the concept is forgotten, and what the test set says of it."""
+    """Says in a line whether the concept is forgotten, what the test set says of it, and what it cost if that was much."""
     metrics, target = report["metrics"], report["target"]
     if not target["known_before"]:
         return "NOT FORGOTTEN: the model did not recognise the concept before, so there was nothing to forget."
     if not report["succeeded"]:
         return "NOT FORGOTTEN: the target was not reached; don't publish this patch."
     left = round(metrics["after"]["fa1"] * metrics["n_forget"])
-    return f"FORGOTTEN ({left} of {metrics['n_forget']} test {unit(report)} of the concept are still recognised{' first' if 'fa5' in metrics['after'] else ''})"
+    price = f", BUT {damage(report)}" if target.get("damages_the_rest") else ""
+    return f"FORGOTTEN ({left} of {metrics['n_forget']} test {unit(report)} of the concept are still recognised{' first' if 'fa5' in metrics['after'] else ''}){price}"

@@ -2,7 +2,7 @@
 """The whole method: one gradient, one layer, one patch."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from .arithmetic import compose
 from .direction import Direction, compute_directions
 from .encoders import Encoder, host_modules
-from .evaluation import BehaviourEvaluator, Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_shot_evaluators
+from .evaluation import Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_shot_evaluators
 from .fingerprint import compute_fingerprint
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
@@ -224,12 +224,21 @@ def unlearn(
             retain_gradients = goal.retain_gradients(layers)
         scores = score_layers(layers, weights, forget_gradients, retain_gradients)
         candidates = [score.layer for score in select_layers(scores, front_only=front_only)]
-        reserve: list[Layer] = []
-        if isinstance(chooser, BehaviourEvaluator) and not front_only:
+
+        def directions_of(some: Sequence[Layer]) -> dict[str, torch.Tensor]:
+            moments = goal.input_moments(some) if direction == "whitened" else None
+            return compute_directions(forget_gradients, some, moments, epsilon, rank)
+
+        def reserve() -> Iterator[Layer]:
+            """The layers of the next fronts; moments are as large as weights, so only those of a few at a time."""
             ordered = [score.layer for score in select_layers(scores, minimum=len(scores))]
-            reserve = [layer for layer in ordered if layer not in candidates]
-        moments = goal.input_moments([*candidates, *reserve]) if direction == "whitened" else None
-        directions = compute_directions(forget_gradients, [*candidates, *reserve], moments, epsilon, rank)
+            rest = [layer for layer in ordered if layer not in candidates]
+            for start in range(0, len(rest), len(candidates)):
+                part = rest[start : start + len(candidates)]
+                directions.update(directions_of(part))
+                yield from part
+
+        directions = directions_of(candidates)
         gradient_seconds = time.perf_counter() - started
 
         started = time.perf_counter()
@@ -239,7 +248,8 @@ def unlearn(
             by_clip = encoder is None or isinstance(evaluator, ZeroShotEvaluator)
             return cast(nn.Module, model if by_clip else encoder.module)  # type: ignore[union-attr]
 
-        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host, reserve)
+        more = () if front_only else reserve()
+        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host, more)
         search_seconds = time.perf_counter() - started
 
         best, base = found.chosen, describe_model(model if model is not None else host)

@@ -5,7 +5,7 @@ from conftest import assert_same, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_slug.evaluation import Evaluator
+from hf_slug.evaluation import BehaviourEvaluator, Evaluator
 from hf_slug.search import initial_step, new_weights, search, search_layer
 from hf_slug.towers import candidate_layers
 
@@ -177,3 +177,74 @@ def test_an_evaluator_that_fails_or_lies_leaves_the_model_as_it_was(tiny):
     with pytest.raises(ValueError, match="No layer"):
         search(tiny, [], {}, Broken())
     assert_same(tiny, before)
+
+
+class Behaviour(BehaviourEvaluator):
+    """A host that forgets once a given layer has moved, at a price that depends on the layer; looks stop at a quarter."""
+
+    names, n_forget, n_retain = ["a", "b"], 8, 8
+
+    def __init__(self, model, prices, forgets=True):
+        self.originals = {name: model.get_submodule(name).weight.detach().clone() for name in prices}
+        self.prices, self.forgets, self.whole = prices, forgets, 0
+
+    def moved(self, model):
+        weights = {name: model.get_submodule(name).weight.detach() for name in self.originals}
+        return [name for name, weight in weights.items() if not torch.equal(weight, self.originals[name])]
+
+    def forgotten(self, model, enough=None):
+        self.whole += enough is None
+        if self.forgets and self.moved(model):
+            return {"fa1": 0.0, "n": 8}
+        return {"fa1": 1.0, "n": 2} if enough is not None else {"fa1": 0.9 - 0.1 * len(self.moved(model)), "n": 8}
+
+    def retained(self, model):
+        price = sum(self.prices[name] for name in self.moved(model))
+        return {"ta": 0.9 - price / 2, "ira": 0.9 - price}
+
+
+def search_behaviour(model, prices, first, forgets=True):
+    """Searches the `first` of the layers named in `prices`, with the rest in reserve; returns also what was taken of that."""
+    layers = [next(layer for layer in candidate_layers(model) if layer.name == name) for name in prices]
+    every, directions, taken = directions_of(model, layers), {}, []
+    directions |= {name: every[name] for layer in layers[:first] for name in layer.modules}
+
+    def reserve():
+        for layer in layers[first:]:
+            taken.append(layer.name)
+            directions.update({name: every[name] for name in layer.modules})
+            yield layer
+
+    evaluator = Behaviour(model, prices, forgets)
+    found = search(model, layers[:first], directions, evaluator, steps=2, host=model, reserve=reserve())
+    return found, taken, evaluator
+
+
+BLOCK = "vision_model.encoder.layers.0.self_attn."
+
+
+@pytest.mark.parametrize(
+    ("prices", "wanted"),
+    [
+        ([0.0, 0.5, 0.0, 0.0], 0),  # the front has one that keeps everything: no need for more
+        (
+            [0.5, 0.015, 0.009, 0.0],
+            1,
+        ),  # one and a half points of `ira` are too much, though `ta` falls by less than one
+        ([0.5, 0.5, 0.5, 0.4], 2),  # to the end of the reserve
+    ],
+)
+def test_the_next_fronts_are_searched_until_a_layer_forgets_and_keeps(tiny, prices, wanted):
+    named = {f"{BLOCK}{name}": price for name, price in zip(("q_proj", "k_proj", "v_proj", "out_proj"), prices)}
+    before = snapshot(tiny)
+    found, taken, _ = search_behaviour(tiny, named, first=2)
+    assert taken == list(named)[2 : 2 + wanted]
+    assert found.succeeded and named[found.chosen.layer.name] == min(list(named.values())[: 2 + wanted])
+    assert_same(tiny, before)
+
+
+def test_where_nothing_forgets_all_is_tried_and_the_closest_looked_at_to_the_end(tiny):
+    named = {f"{BLOCK}{name}": 0.0 for name in ("q_proj", "k_proj", "v_proj")}
+    found, taken, evaluator = search_behaviour(tiny, named, first=1, forgets=False)
+    assert not found.succeeded and taken == list(named)[1:]
+    assert found.chosen.metrics["n"] == 8 and evaluator.whole == 3  # the best of each layer once, and no other

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel
 
 from hf_slug import UnlearningPatch, unlearn, zoo
 from hf_slug.errors import ConceptTooLongError, EmptyDatasetError, MissingColumnError, UnsupportedModelError
+from hf_slug.tables import verdict
 from hf_slug.zoo import concept_pairs
 from hf_slug.zoo.data import TEMPLATES, names
 
@@ -313,6 +314,33 @@ def test_a_test_set_that_contradicts_the_validation_set_is_believed():
     assert target["reached_on_validation"] and target["known_before"]
     assert result.report["metrics"]["after"]["fa1"] > 0.5
     assert target["contradicted_by_test"] and not result.succeeded
+
+
+def test_what_it_costs_is_said_wherever_the_result_is(caplog, tmp_path, result):
+    ruthless = quick(evaluate=_Ruthless(zoo.load_clip()[0]), steps=9, direction="gradient")
+    before, after = ruthless.report["metrics"]["before"]["ta"], ruthless.report["metrics"]["after"]["ta"]
+    assert before - after > 0.05 and ruthless.report["target"]["damages_the_rest"]
+    said = f"the accuracy of what is kept fell from {before:.1%} to {after:.1%}"
+    assert f"The rest suffers: {said}" in caplog.text
+    assert ruthless.succeeded and verdict(ruthless.report).endswith(f", BUT {said}")
+    ruthless.patch.save_pretrained(tmp_path / "ruthless")
+    assert said in (tmp_path / "ruthless" / "README.md").read_text()
+    assert not result.report["target"]["damages_the_rest"] and "BUT" not in verdict(result.report)
+    result.patch.save_pretrained(tmp_path / "mild")
+    assert "costs much" not in (tmp_path / "mild" / "README.md").read_text()
+
+
+class _Ruthless:
+    """Satisfied with no less than twenty times a weight's norm."""
+
+    primary_metric, greater_is_better = "fa1", False
+
+    def __init__(self, model):
+        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+    def __call__(self, model):
+        moved = {n: float((w.detach() - self.weights[n]).norm()) for n, w in model.named_parameters()}
+        return {"fa1": float(all(moved[name] <= 20 * float(self.weights[name].norm()) for name in moved))}
 
 
 class _Satisfied:

@@ -12,6 +12,7 @@ from unlearning_helpers import FORGET, RETAIN, Fading, clip_of, host_state, quic
 from hf_slug import UnlearningPatch, unlearn, zoo
 from hf_slug.encoders import find_encoders
 from hf_slug.fingerprint import compute_fingerprint
+from hf_slug.tables import caution
 
 
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
@@ -159,15 +160,16 @@ def test_the_report_says_what_it_was_made_for_and_judged_by(objective, caplog):
     assert plain["host"]["component"] == "text_encoder_2" and plain["host"]["class"] == "StableDiffusionXLPipeline"
     assert (plain["host"]["blocks"], plain["host"]["live_blocks"]) == (4, 4)
     assert plain["base_model"]["class"] == "CLIPModel"
+    assert "what the StableDiffusionXLPipeline does was not looked at" in caution(plain)
     caplog.clear()
     judged = quick(host, clip, **settings, evaluate=Fading(host), test_evaluate=Fading(host)).report
     assert judged["metrics"]["evaluator"] == "Fading" and judged["metrics"]["n_forget"] == 10
-    assert "looked at" not in caplog.text
+    assert "looked at" not in caplog.text and not caution(judged)
     assert judged["layers"] == plain["layers"]  # the gradients are the same whoever judges
     mixed = quick(host, clip, **settings, evaluate=Fading(host)).report
     assert mixed["metrics"]["evaluator"] == "ZeroShotEvaluator" and mixed["search"] == judged["search"]
     alone = quick(None, clip).report
-    assert alone["host"] is None and alone["objective"] == "clip"
+    assert alone["host"] is None and alone["objective"] == "clip" and not caution(alone)
 
 
 def test_a_run_can_be_repeated_and_another_seed_draws_other_noise():

@@ -60,8 +60,8 @@ def test_stable_diffusion_draws_it_no_more(concept, objective, tmp_path):
 def test_llava_says_it_no_more(objective, tmp_path):
     result = zoo.unlearn_llava(
         "seven",
-        evaluate=answer_evaluator("seven", "validation", 0, 1, unseen=False),
-        test_evaluate=answer_evaluator("seven", "test", 0, 1),
+        evaluate=answer_evaluator("seven", "validation", 0, 90, unseen=False),
+        test_evaluate=answer_evaluator("seven", "test", 0, 90),
         steps=8,
         front_only=True,
         objective=objective,
@@ -72,4 +72,4 @@ def test_llava_says_it_no_more(objective, tmp_path):
     result.patch.save_pretrained(tmp_path)
     llava = zoo.load_llava()[0]
     llava.load_unlearning(UnlearningPatch.from_pretrained(tmp_path))
-    assert answer_evaluator("seven", "test", 0, 1)(llava) == pytest.approx(after)
+    assert answer_evaluator("seven", "test", 0, 90)(llava) == pytest.approx(after)

@@ -63,12 +63,12 @@ class PreparedBehaviour:
     def __init__(self, evaluator: BehaviourEvaluator, host: Any, module: nn.Module, target: float = 0.0):
         self.evaluator, self.host, self.module, self.target = evaluator, host, module, target
 
-    def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
-        """Returns a function from weights of `layer` to what is left of the concept."""
+    def probe(self, layer: Layer, whole: bool = False) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
+        """Returns a function from weights of `layer` to what is left of the concept; `whole` never stops early."""
 
         def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
             with changed_weights(self.module, layer, weights):
-                return self.evaluator.forgotten(self.host, self.target)
+                return self.evaluator.forgotten(self.host, None if whole else self.target)
 
         return measure
 

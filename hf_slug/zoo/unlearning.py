@@ -122,7 +122,7 @@ def unlearn_stable_diffusion(
 
 
 def answer_evaluator(
-    concept: str, split: data.Split, seed: int = 0, limit_per_digit: int | None = None, unseen: bool = True
+    concept: str, split: data.Split, seed: int = 0, retain_limit: int | None = None, unseen: bool = True
 ) -> VqaEvaluator:
     """
     Judges the zoo's LLaVA by questions about pictures of one split of the handwriting.
@@ -131,32 +131,30 @@ def answer_evaluator(
         concept (`str`): A digit's or a style's name.
         split (`str`): `"train"`, `"validation"` or `"test"` handwriting.
         seed (`int`, *optional*, defaults to `0`): Seed of how it is drawn.
-        limit_per_digit (`int`, *optional*): At most so many handwriting samples of each digit.
+        retain_limit (`int`, *optional*): Ask about so many of the other pictures. Defaults to all.
         unseen (`bool`, *optional*, defaults to `True`):
             Ask in wordings that the model was not trained on; otherwise in some of those it was.
 
     Returns:
-        [`VqaEvaluator`]: Asks two questions of each picture, and the other kind's beside the concept's own.
+        [`VqaEvaluator`]: Asks one question of each picture, in wordings that take turns; of the others also the other kind's.
     """
-    from . import load_llava
+    from . import concept_pairs, load_llava
 
     kind = data.kind(concept)
     other: Any = "style" if kind == "digit" else "digit"
     asked = UNSEEN_QUESTIONS if unseen else QUESTIONS
-    rows = data.load_pairs(split, seed, limit_per_digit)
-    parts: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    for row in rows:
-        parts[row[kind] == concept].append({**row, "name": row[kind]})
-    labels = [row[other] for row in parts[False]]
+    forget, retain = concept_pairs(concept, split, seed)
+    retain = retain[:retain_limit]
+    labels = [row[other] for row in retain]
     return VqaEvaluator(
         load_llava()[1],
-        load_pairs(parts[True]),
-        load_pairs(parts[False]),
+        load_pairs(forget),
+        load_pairs(retain),
         concept,
         data.names(kind),
         asked[kind],
         {other: (asked[other], labels)},
-        per_image=2,
+        per_image=1,
     )
 
 
@@ -164,13 +162,14 @@ def unlearn_llava(
     concept: str, seed: int = 0, evaluate: Any = None, test_evaluate: Any = None, **settings: Any
 ) -> "UnlearningResult":
     """
-    Forgets a concept of the zoo's LLaVA. The search asks trained wordings about validation pictures, the report others.
+    Forgets a concept of the zoo's LLaVA, but for one answer in a hundred (`target`). The search asks trained wordings about
+    validation pictures, the report others.
 
     Args:
         concept (`str`): A digit's or a style's name.
         seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken and how it is drawn.
         evaluate, test_evaluate ([`VqaEvaluator`], *optional*):
-            Default to [`answer_evaluator`] on validation and on test handwriting.
+            Default to [`answer_evaluator`] on validation and on test handwriting, with 900 other pictures each.
         settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`.
 
     Returns:
@@ -181,7 +180,11 @@ def unlearn_llava(
     kind = data.kind(concept)
     model, processor = load_clip()
     llava, llava_processor = load_llava()
-    forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
+    # a digit has many hands, and those that the gradient has not seen are the last to go
+    forget, _ = concept_pairs(concept, "train", seed)
+    _, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
+    # of 270 answers the last two or three cost more of the rest than they are worth
+    settings.setdefault("target", 0.01)
     return unlearn(
         model,
         processor,
@@ -191,8 +194,8 @@ def unlearn_llava(
         host=llava,
         host_processor=llava_processor,
         questions=QUESTIONS[kind],
-        evaluate=evaluate or answer_evaluator(concept, "validation", seed, 8, unseen=False),
-        test_evaluate=test_evaluate or answer_evaluator(concept, "test", seed, 8),
+        evaluate=evaluate or answer_evaluator(concept, "validation", seed, 900, unseen=False),
+        test_evaluate=test_evaluate or answer_evaluator(concept, "test", seed, 900),
         names=data.names(kind),
         template=data.TEMPLATES[kind],
         seed=seed,
