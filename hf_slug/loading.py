@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""Loading what the command line names: CLIP models, hosts and judges, from folders or the Hub."""
+"""Loading CLIP models, hosts, their processors, and judges, from folders or the Hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +78,28 @@ def load_host(
         # called differently in each version of diffusers.
         pipe.to(device or _default_device(), torch.float32 if dtype == "auto" else getattr(torch, dtype))
     return pipe, None
+
+
+def find_processor(model: Any) -> Any:
+    """
+    Loads the processor of a model of the LLaVA family from where the model came from.
+
+    Args:
+        model (`PreTrainedModel` or `DiffusionPipeline`): The model.
+
+    Returns:
+        `ProcessorMixin`, *optional*: `None` for a pipeline, and if there is none.
+    """
+    from transformers import AutoProcessor, PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel) or not model.can_generate() or not model.name_or_path:
+        return None
+    try:
+        revision = getattr(model.config, "_commit_hash", None) or "main"
+        processor = AutoProcessor.from_pretrained(model.name_or_path, revision=revision)
+    except (OSError, ValueError):
+        return None
+    return processor if hasattr(processor, "tokenizer") else None  # else it is only a part of one
 
 
 def host_kind(name: str, revision: str = "main") -> str | None:

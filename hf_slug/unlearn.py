@@ -16,6 +16,7 @@ from .evaluation import Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_sh
 from .fingerprint import compute_fingerprint
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
+from .loading import find_processor
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
 from .objectives import DEFAULT_QUESTIONS, ContrastiveObjective, Objective, default_objective, host_objective
 from .parts import common_concept, load_parts, warn_of_overlap
@@ -45,7 +46,7 @@ def unlearn(
     component: str | None = None,
     host_processor: Any = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
-    draws: int = 24,
+    draws: int = 4,
     tower: Literal["vision", "text", "both"] = "both",
     granularity: Granularity = "matrix",
     direction: Direction = "whitened",
@@ -97,13 +98,14 @@ def unlearn(
             What the patch is for: a pipeline with CLIP text encoders or a model of the LLaVA family. Only layers that reach its
             output compete. Left as it is.
         objective (`str`, *optional*):
-            What is differentiated: `"clip"`, the paper's losses, or `"host"`, the host's own: the denoising loss of the pairs' images
-            under their texts, or the language loss of their names as answers. Defaults to what is better in
-            `benchmarks/results/zoo_hosts.md`: `"host"` for a pipeline with a UNet, else `"clip"`.
+            What is differentiated: `"clip"`, the paper's losses, or `"host"`, the host's own: what the pairs' texts save of the
+            denoising loss of their images ([`DenoisingObjective`]), or the language loss of their names as answers. Defaults to what is better in
+            `benchmarks/results/zoo_hosts.md`: `"host"` for a pipeline with a UNet and for a LLaVA with a processor, else `"clip"`.
         component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
-        host_processor (`ProcessorMixin`, *optional*): The processor of a LLaVA, for its own objective.
+        host_processor (`ProcessorMixin`, *optional*):
+            The processor of a LLaVA, for its own objective. Defaults to the one that lies where the model was loaded from.
         questions (`Sequence[str]`, *optional*): What a LLaVA is asked; names are the answers.
-        draws (`int`, *optional*, defaults to 24): How often a forget image is noised in the denoising loss; retain images a quarter
+        draws (`int`, *optional*, defaults to 4): How often a forget image is noised in the denoising loss; retain images a quarter
             as often.
         tower (`str`, *optional*, defaults to `"both"`): `"vision"`, `"text"` or `"both"`: whose layers compete.
         granularity (`str`, *optional*, defaults to `"matrix"`): `"matrix"`, `"attention"` or `"block"`.
@@ -159,7 +161,8 @@ def unlearn(
     """
     templates = check_templates(template)
     check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size)
-    objective = objective or default_objective(host, model)
+    host_processor = host_processor or find_processor(host)
+    objective = objective or default_objective(host, model, host_processor)
     check_combination(model, host, objective, evaluate, test_evaluate)
     if model is not None:
         check_clip_model(model)

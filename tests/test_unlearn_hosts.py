@@ -12,6 +12,7 @@ from unlearning_helpers import FORGET, RETAIN, Fading, clip_of, host_state, quic
 from hf_slug import UnlearningPatch, unlearn, zoo
 from hf_slug.encoders import find_encoders
 from hf_slug.fingerprint import compute_fingerprint
+from hf_slug.loading import find_processor
 from hf_slug.tables import caution
 
 
@@ -182,7 +183,20 @@ def test_a_run_can_be_repeated_and_another_seed_draws_other_noise():
 
 @pytest.mark.parametrize("kind, component, expected", [
     ("sd1", None, "host"), ("sdxl", "text_encoder_2", "host"), ("flux", None, "clip"), ("sd3", "text_encoder", "clip"),
-    ("llava", None, "clip"),
+    ("llava", None, "clip"),  # made of nothing, it has no processor
 ])  # fmt: skip
 def test_the_default_objective_is_the_better_one_of_those_there_are(kind, component, expected):
     assert run(kind, component, None)[2].report["objective"] == expected
+
+
+def test_a_llavas_processor_is_found_where_the_model_came_from(tmp_path):
+    llava, processor = zoo.load_llava()
+    assert type(find_processor(llava)) is type(processor)
+    assert quick(llava, zoo.load_clip()[0], questions=QUESTIONS).report["objective"] == "host"
+    llava.save_pretrained(tmp_path)  # without its processor
+    alone = type(llava).from_pretrained(tmp_path)
+    assert find_processor(alone) is None
+    assert quick(alone, zoo.load_clip()[0]).report["objective"] == "clip"
+    with pytest.raises(ValueError, match="host_processor="):
+        quick(alone, zoo.load_clip()[0], objective="host")
+    assert find_processor(zoo.load_clip()[0]) is None and find_processor(None) is None

@@ -25,7 +25,7 @@ def host_objective(
     *,
     processor: Any = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
-    draws: int = 24,
+    draws: int = 4,
     batch_size: int = 32,
     seed: int = 0,
 ) -> HostObjective:
@@ -56,12 +56,15 @@ def host_objective(
     return AnswerObjective(host, processor, encoder, forget, retain, questions, batch_size)
 
 
-def default_objective(host: Any, model: Any) -> Literal["clip", "host"]:
+def default_objective(host: Any, model: Any, processor: Any = None) -> Literal["clip", "host"]:
     """
-    Says which objective is the better one, by `benchmarks/results/zoo_hosts.md`: a UNet's own, and CLIP's for any other host.
+    Says which objective is the better one, by `benchmarks/results/zoo_hosts.md`: the host's own, wherever it can be had.
 
-    Without a CLIPModel there is no choice.
+    Args:
+        host (`DiffusionPipeline` or `PreTrainedModel`, *optional*): The host.
+        model (`CLIPModel`, *optional*): The CLIP. Without it there is no choice.
+        processor (`ProcessorMixin`, *optional*): The host's processor, which the language loss of a LLaVA needs.
     """
     if host is not None and model is None:
         return "host"
-    return "host" if is_pipeline(host) and getattr(host, "unet", None) is not None else "clip"
+    return "host" if getattr(host, "unet", None) is not None or processor is not None else "clip"
