@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hf_slug import zoo
 from hf_slug.report import describe_software, wilson_interval
-from hf_slug.zoo.data import CONCEPTS, DIGITS, STYLES
+from hf_slug.zoo.data import CONCEPTS, DIGITS
 from hf_slug.zoo.unlearning import PROMPTS, answer_evaluator, picture_evaluator
 
 
@@ -34,9 +34,8 @@ PATCHES = Path(".cache/zoo-hosts")
 PER_CELL, SEED = {"host": 20, "clip": 5}, 50_000
 STACKS = (("seven", "neon", "fire"), ("three", "eight", "ink"), ("zero", "one", "two"), ("chalk", "gold", "pixel"))
 # What is run, in this order, so that a run that is stopped early has the most useful part: the defaults first.
-PLAN = [("stable-diffusion", "host", c) for c in CONCEPTS] + [("llava", "clip", digit) for digit in DIGITS]
-_REST = [("stable-diffusion", "clip", c) for c in (*DIGITS[::3], *list(STYLES)[::3], *CONCEPTS)]
-PLAN += list(dict.fromkeys([*_REST[:4], *(("llava", "host", d) for d in DIGITS), *_REST[4:]]))
+_HOSTS = {"stable-diffusion": CONCEPTS, "llava": DIGITS}
+PLAN = [(host, objective, c) for objective in ("host", "clip") for host, concepts in _HOSTS.items() for c in concepts]
 
 
 def score(judged: list[tuple[str, tuple[str, ...]]], gone: tuple[str, ...]) -> dict[str, float]:
@@ -203,7 +202,7 @@ def write_table(rows: list[dict]) -> None:
             f"that are still right.",
             "",
         ]
-        for objective in ("clip", "host"):
+        for objective in ("host", "clip"):
             own = [row for row in answers if row["objective"] == objective]
             if not own:
                 continue

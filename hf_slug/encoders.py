@@ -177,6 +177,12 @@ def _projects(module: nn.Module | None) -> bool:
     return module is not None and PROJECTION["text"] in resolve_modules(module, [PROJECTION["text"]])
 
 
+def _chosen_layers(model: nn.Module) -> int | Sequence[int] | None:
+    config = getattr(model, "config", None)
+    # VipLlava's config called it otherwise up to transformers 5.6 at least
+    return getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", None))
+
+
 def _model_encoders(host: nn.Module) -> list[Encoder]:
     model = _unwrap(host)
     result = []
@@ -184,9 +190,7 @@ def _model_encoders(host: nn.Module) -> list[Encoder]:
         for path in paths:
             root = model.get_submodule(path)
             blocks = len(cast(Any, root).encoder.layers)
-            chosen = (
-                getattr(getattr(model, "config", None), "vision_feature_layer", None) if tower == "vision" else None
-            )
+            chosen = _chosen_layers(model) if tower == "vision" else None
             # the projections lie beside the tower; two towers of a kind are told apart by their own modules
             module = model if chosen is None and len(paths) == 1 else root
             depth, reason = blocks, "it reads all of it"

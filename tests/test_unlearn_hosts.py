@@ -183,7 +183,7 @@ def test_a_run_can_be_repeated_and_another_seed_draws_other_noise():
 
 @pytest.mark.parametrize("kind, component, expected", [
     ("sd1", None, "host"), ("sdxl", "text_encoder_2", "host"), ("flux", None, "clip"), ("sd3", "text_encoder", "clip"),
-    ("llava", None, "clip"),  # made of nothing, it has no processor
+    ("sd1_inpaint", None, "clip"), ("sd1_img2img", None, "host"), ("llava", None, "clip"),  # made of nothing, it has no processor
 ])  # fmt: skip
 def test_the_default_objective_is_the_better_one_of_those_there_are(kind, component, expected):
     assert run(kind, component, None)[2].report["objective"] == expected

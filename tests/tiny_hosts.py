@@ -220,15 +220,18 @@ def draw(pipe: Any, seed: int = 0) -> torch.Tensor:
 def make_llava(kind: str, seed: int = 0, **settings: Any) -> nn.Module:
     """A model of the LLaVA family; settings of its config, such as `vision_feature_layer`, may be given."""
     clip = make_clip(seed)
-    own = {
+    config_of = getattr(transformers, f"{kind}Config")
+    own: dict[str, dict[str, Any]] = {
         "LlavaNext": {"image_grid_pinpoints": [[2 * SIZE, 2 * SIZE]]},
         "VipLlava": {"vision_feature_layer": [-2, -3, 1]},  # by default [-2, -5, -8, -11, 6] of 24
         "VideoLlava": {"video_token_index": VIDEO_TOKEN},
     }
     settings = {"image_token_index": IMAGE_TOKEN, "image_seq_length": PATCHES, **own.get(kind, {}), **settings}
+    if kind == "VipLlava" and not hasattr(config_of(), "vision_feature_layer"):  # it was called otherwise
+        settings["vision_feature_layers"] = settings.pop("vision_feature_layer")
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     settings |= {"text_config": transformers.LlamaConfig(vocab_size=VOCAB, **sizes)}
-    config = getattr(transformers, f"{kind}Config")(vision_config=clip.config.vision_config, **settings)
+    config = config_of(vision_config=clip.config.vision_config, **settings)
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     for tower in ("image_tower", "video_tower") if kind == "VideoLlava" else ("vision_tower",):
         model.get_submodule(f"model.{tower}").load_state_dict(clip.vision_model.state_dict())
@@ -238,7 +241,8 @@ def make_llava(kind: str, seed: int = 0, **settings: Any) -> nn.Module:
 def llava_inputs(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
     if model.config.model_type == "llava_next":  # the whole picture and its quarters
         return {"pixel_values": noise(1, 5, 3, SIZE, SIZE, seed=seed), "image_sizes": torch.tensor([[50, 40]])}
-    inputs = {"pixel_values": noise(1, 3, SIZE, SIZE, seed=seed)}
+    asked = inspect.signature(model.forward).parameters
+    inputs = {"pixel_values" if "pixel_values" in asked else "pixel_values_images": noise(1, 3, SIZE, SIZE, seed=seed)}
     if model.config.model_type == "video_llava":
         inputs["pixel_values_videos"] = noise(1, FRAMES, 3, SIZE, SIZE, seed=seed + 1)
     return inputs
@@ -248,7 +252,9 @@ def llava_features(model: nn.Module, inputs: dict[str, torch.Tensor]) -> list[to
     """What the language model is given in place of the image tokens and, for a film, of the video tokens."""
     inputs = dict(inputs)
     film = inputs.pop("pixel_values_videos", None)
-    outputs = [model.get_image_features(**inputs)]
+    # VideoLlava has called its images otherwise, too
+    image = inputs.pop("pixel_values", None)
+    outputs = [model.get_image_features(inputs.pop("pixel_values_images") if image is None else image, **inputs)]
     if film is not None:
         outputs.append(model.model.get_video_features(film))
     return [torch.cat([*output.pooler_output]).flatten(0, -2) for output in outputs]

@@ -15,6 +15,23 @@ from ..errors import UnsupportedModelError
 from .objective import HostObjective
 
 
+def find_obstacle(pipe: Any) -> str | None:
+    """Says why a pipeline's denoising loss can't be had here, or `None` if it can."""
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    kind = getattr(getattr(pipe, "scheduler", None), "config", {}).get("prediction_type")
+    if unet is None or vae is None or kind not in ("epsilon", "v_prediction", "sample"):
+        return (
+            f"The denoising loss of {type(pipe).__name__} is not known here: expected a pipeline with a VAE, a UNet and a scheduler "
+            f"that predicts epsilon, v_prediction or sample."
+        )
+    if unet.config.in_channels != vae.config.latent_channels:
+        return (
+            f"The UNet of {type(pipe).__name__} reads {unet.config.in_channels} channels, and pictures have "
+            f"{vae.config.latent_channels}: an inpainting model. Use the text-to-image model with the same text encoder."
+        )
+    return None
+
+
 class DenoisingObjective(HostObjective):
     """
     `−E ‖ε_θ(zₜ, t, c) − ε_θ(zₜ, t, c′)‖²` of images under their own prompts c, c′ being the nearest other prompt of the retain set.
@@ -51,19 +68,10 @@ class DenoisingObjective(HostObjective):
     ):
         from diffusers import DDPMScheduler
 
-        unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
-        kind = getattr(getattr(pipe, "scheduler", None), "config", {}).get("prediction_type")
-        if unet is None or vae is None or kind not in ("epsilon", "v_prediction", "sample"):
-            raise UnsupportedModelError(
-                f"The denoising loss of {type(pipe).__name__} is not known here: expected a pipeline with a VAE, a UNet and a "
-                f"scheduler that predicts epsilon, v_prediction or sample. Use objective='clip'."
-            )
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise UnsupportedModelError(
-                f"The UNet of {type(pipe).__name__} reads {unet.config.in_channels} channels, and pictures have "
-                f"{vae.config.latent_channels}: an inpainting model. Use the text-to-image model with the same text encoder, or "
-                f"objective='clip'."
-            )
+        problem = find_obstacle(pipe)
+        if problem is not None:
+            raise UnsupportedModelError(f"{problem} Use objective='clip'.")
+        unet, vae = pipe.unet, pipe.vae
         texts = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
         super().__init__([p for p in (unet, vae, *texts) if isinstance(p, nn.Module)], encoder, forget, retain)
         self.pipe, self.draws, self.batch_size, self.seed = pipe, draws, batch_size, seed

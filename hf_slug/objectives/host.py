@@ -10,7 +10,7 @@ from ..data import Pairs
 from ..encoders import Encoder, is_pipeline
 from ..errors import UnsupportedModelError
 from .answers import AnswerObjective
-from .denoising import DenoisingObjective
+from .denoising import DenoisingObjective, find_obstacle
 from .objective import HostObjective
 
 
@@ -67,4 +67,5 @@ def default_objective(host: Any, model: Any, processor: Any = None) -> Literal["
     """
     if host is not None and model is None:
         return "host"
-    return "host" if getattr(host, "unet", None) is not None or processor is not None else "clip"
+    known = find_obstacle(host) is None if is_pipeline(host) else processor is not None
+    return "host" if known else "clip"
