@@ -15,9 +15,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def few_pairs(monkeypatch):
-    """A third of the handwriting that the recipes take."""
+    """Less handwriting than the recipes take."""
     every = zoo.concept_pairs
-    monkeypatch.setattr(zoo, "concept_pairs", lambda *given, limit_per_digit: every(*given, limit_per_digit=4))
+    monkeypatch.setattr(
+        zoo, "concept_pairs", lambda *given, **_: every(*given, limit_per_digit=4 if given[1] == "train" else 3)
+    )
 
 
 def few_pictures(concept, seed):
