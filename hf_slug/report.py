@@ -25,7 +25,17 @@ logger = logging.get_logger(__name__)
 _TEST_SLACK = 0.1
 # A fall of the retained accuracy beyond this is said wherever the result is.
 _HEAVY_FALL = 0.05
-_SOFTWARE = ("hf-slug", "torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors")
+_SOFTWARE = (
+    "hf-slug",
+    "torch",
+    "transformers",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "huggingface_hub",
+    "safetensors",
+)
 
 
 def wilson_interval(successes: float, total: int) -> tuple[float, float]:
