@@ -47,17 +47,12 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
     lines += [
         f"An unlearning patch for {f'`{base}`' if base else 'a CLIP model'}: it changes {modules} and nothing else, so that the model "
         f"no longer recognises {concept!r}. Made with SLUG (Single Layer Unlearning Gradient, Cai, Tan and Asif, ICML 2025), step size "
-        f"{config.step_size:.6g}."
+        f"{config.step_size:.6g}.{_made_for(report)}"
         if config.step_size is not None
         else f"An unlearning patch that changes {modules}.",
         "",
         "```python",
-        "import hf_slug",
-        "from peft import PeftModel",
-        "from transformers import CLIPModel",
-        "",
-        f'model = CLIPModel.from_pretrained("{base or "<base model>"}")',
-        'model = PeftModel.from_pretrained(model, "<this repository or folder>")  # .unload() gives the original back, bit for bit',
+        *_loading(config, report),
         "```",
     ]
     if measured:
@@ -77,6 +72,34 @@ def render_card(config: SlugConfig, report: dict[str, Any]) -> str:
             f"{metrics['n_retain']} others, {metrics['n_names']} names, seed {report['seed']}. {' '.join(filter(None, [caution(report), unseen]))} Scores of all layers, every step tried, data and software: `unlearning_report.json`.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _made_for(report: dict[str, Any]) -> str:
+    host = report.get("host")
+    losses = "its own loss" if report.get("objective") == "host" else "CLIP's losses"
+    return f" It was made for the `{host['component']}` of a {host['class']}, by {losses}." if host is not None else ""
+
+
+def _loading(config: SlugConfig, report: dict[str, Any]) -> list[str]:
+    """How the patch is loaded: on the host it was made for, or else on the CLIP."""
+    host = report.get("host")
+    if host is None:
+        return [
+            "import hf_slug",
+            "from peft import PeftModel",
+            "from transformers import CLIPModel",
+            "",
+            f'model = CLIPModel.from_pretrained("{config.base_model_name_or_path or "<base model>"}")',
+            'model = PeftModel.from_pretrained(model, "<this repository or folder>")  # .unload() gives the original back, bit for bit',
+        ]
+    library = "diffusers" if host["class"].endswith("Pipeline") else "transformers"
+    return [
+        "import hf_slug",
+        f"from {library} import {host['class']}",
+        "",
+        f'host = {host["class"]}.from_pretrained("{host["name_or_path"] or "<its checkpoint>"}")',
+        'host.load_unlearning("<this repository or folder>")  # .unload_unlearning() gives the original back, bit for bit',
+    ]
 
 
 def _eval_results(report: dict[str, Any]) -> list[EvalResult]:

@@ -42,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--objective",
         choices=("clip", "host"),
-        help="the paper's losses, or the host's own through its frozen rest (default: host with --host, else clip)",
+        help="the paper's losses, or the host's own through its frozen rest (default: the host's own where it is known: pipelines "
+        "with a UNet, LLaVA)",
     )
     add("--component", metavar="NAME", help="which encoder of the host, e.g. text_encoder_2, where there are several")
     add(
@@ -58,12 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--images-per-prompt",
         type=int,
-        default=4,
         metavar="N",
-        help="pictures generated of each prompt of the concept",
+        help="pictures generated of each prompt of the concept; default: so many that there are fifty, at least 4",
     )
-    add("--inference-steps", type=int, default=25, metavar="N", help="denoising steps of generated pictures")
-    add("--guidance-scale", type=float, default=7.5, metavar="G", help="guidance of generated pictures")
+    add("--inference-steps", type=int, metavar="N", help="denoising steps of generated pictures (default: 25)")
+    add("--guidance-scale", type=float, metavar="G", help="guidance of generated pictures (default: 7.5)")
     add("--forget", required=True, help="pairs of the concept: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
     add("--retain", required=True, help="pairs to keep, likewise")
     add("--concept", required=True, metavar="TEXT", help="the concept's name")

@@ -131,7 +131,7 @@ def set_unlearning(
     """
     encoders = find_encoders(host)
     chosen = _check_names(names, encoders)
-    given = list(weights) if isinstance(weights, Sequence) else [weights] * len(chosen)
+    given = list(weights) if isinstance(weights, (list, tuple)) else [weights] * len(chosen)
     if len(given) != len(chosen):
         raise ValueError(f"Found {len(given)} weights for {len(chosen)} patches ({', '.join(chosen)}). Give one each.")
     new = {name: _check_weight(1.0 if value is None else value) for name, value in zip(chosen, given, strict=True)}
@@ -257,7 +257,10 @@ def _free_name(taken: Sequence[str]) -> str:
 
 
 def _check_names(names: str | Sequence[str], encoders: Sequence[Encoder]) -> list[str]:
-    chosen, known = [names] if isinstance(names, str) else list(names), _names(encoders)
+    chosen, known = [names] if isinstance(names, str) else names, _names(encoders)
+    if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) for name in chosen):
+        raise ValueError(f"Expected the name of a patch, or a list of names, found {names!r}.")
+    chosen = list(chosen)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ValueError(
@@ -270,7 +273,7 @@ def _check_names(names: str | Sequence[str], encoders: Sequence[Encoder]) -> lis
 
 def _check_weight(weight: Any) -> float:
     try:
-        value = float(weight)
+        value = float("nan") if isinstance(weight, (str, bool)) else float(weight)
     except (TypeError, ValueError):
         value = float("nan")
     if not -float("inf") < value < float("inf"):

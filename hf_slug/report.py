@@ -185,6 +185,7 @@ def build_report(
         "base_model": base_model,
         **settings,
         "target": {
+            "evaluator": type(chooser).__name__,
             "metric": chooser.primary_metric,
             "value": goal,
             "known_before": found.was_known,

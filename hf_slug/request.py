@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from .parts import load_parts
 
 
 _MOST_PROMPTS = 50  # that pictures are generated of, the concept's and the others each
+_FEWEST_PICTURES = 50  # of the concept
 
 
 @dataclass
@@ -101,6 +103,12 @@ def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
         raise ValueError(
             "--judge says what generated pictures show. Give --host stable-diffusion --evaluate host, too."
         )
+    for flag in ("images_per_prompt", "inference_steps", "guidance_scale"):
+        if getattr(args, flag) is not None and not (by_host and args.host == "stable-diffusion"):
+            raise ValueError(
+                f"--{flag.replace('_', '-')} says how pictures are generated to be judged. Give --host stable-diffusion --evaluate host, "
+                f"too."
+            )
     if args.question and args.host != "llava":
         raise ValueError("--question is what a LLaVA is asked. Give --host llava, or leave it out.")
 
@@ -155,11 +163,15 @@ def _generation_evaluators(
 
     shown = [names[i] for i in label(parts["retain"], names, templates, "retain set")]
     kept = {text: name for text, name in zip(parts["retain"].texts, shown, strict=True) if name != concept}
-    prompts = _spread(kept) | _spread(dict.fromkeys(parts["forget"].texts, concept))
-    drawing = {"num_inference_steps": args.inference_steps, "guidance_scale": args.guidance_scale}
-    few = max(1, args.images_per_prompt // 4)
+    own = _spread(dict.fromkeys(parts["forget"].texts, concept))
+    prompts = _spread(kept) | own
+    given = {"num_inference_steps": args.inference_steps, "guidance_scale": args.guidance_scale}
+    drawing: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    # of fewer pictures none may show the concept by chance
+    asked = args.images_per_prompt
+    count, few = (max(4, math.ceil(_FEWEST_PICTURES / len(own))), 1) if asked is None else (asked, max(1, asked // 4))
     return [
-        GenerationEvaluator(judge, prompts, concept, args.images_per_prompt, few, seed, **drawing)
+        GenerationEvaluator(judge, prompts, concept, count, few, seed, **drawing)
         for seed in (args.seed, args.seed + 10_000)
     ]
 

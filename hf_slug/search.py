@@ -256,7 +256,10 @@ def search(
         while not keeps_enough(prepared, untouched) and (layer := next(left, None)) is not None:
             yield layer
 
-    for layer in logging.tqdm(queue(), desc="search", leave=False, total=len(layers)):
+    is_open = isinstance(prepared, PreparedBehaviour) and bool(
+        reserve
+    )  # nobody knows how many of the reserve it takes
+    for layer in logging.tqdm(queue(), desc="search", leave=False, total=None if is_open else len(layers)):
         measure = prepared.probe(layer) if prepared is not None else call(layer)
         if before is None:
             before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})

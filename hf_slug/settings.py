@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .direction import DIRECTIONS
-from .evaluation import BehaviourEvaluator, ZeroShotEvaluator
+from .evaluation import BehaviourEvaluator, GenerationEvaluator, VqaEvaluator, ZeroShotEvaluator
 
 
 def check_settings(
@@ -18,6 +18,7 @@ def check_settings(
     rank: int | None,
     batch_size: int,
     retain_batch_size: int | None,
+    draws: int,
 ) -> None:
     """
     Checks the numbers and choices of a run.
@@ -32,6 +33,7 @@ def check_settings(
         f"epsilon={epsilon}: expected a positive number": not 0 < epsilon < float("inf"),
         f"rank={rank}: expected at least 1, or None": rank is not None and rank < 1,
         f"batch_size={batch_size}: expected at least 1": batch_size < 1,
+        f"draws={draws!r}: expected a whole number, at least 1": not isinstance(draws, int) or draws < 1,
         f"retain_batch_size={retain_batch_size}: expected at least 2": (retain_batch_size or 2) < 2,
     }
     found = [message for message, is_wrong in wrong.items() if is_wrong]
@@ -88,8 +90,19 @@ def check_combination(model: Any, host: Any, objective: str, evaluate: Any, test
     for given in (evaluate, test_evaluate):
         if isinstance(given, BehaviourEvaluator) and host is None:
             raise ValueError(f"A {type(given).__name__} judges what a host does, and none was given. Pass `host=`.")
-    if evaluate is not None and evaluate is test_evaluate:
+    if evaluate is not None and (evaluate is test_evaluate or _looks_at_the_same(evaluate, test_evaluate)):
         raise ValueError(
-            "`evaluate` and `test_evaluate` are one and the same: what chose the step can't report how good it is. Give the second "
+            "`evaluate` and `test_evaluate` look at the same: what chose the step can't report how good it is. Give the second "
             "other images, seeds or questions."
         )
+
+
+def _looks_at_the_same(first: Any, second: Any) -> bool:
+    """Whether a picture or an answer would both choose and report."""
+    if isinstance(first, GenerationEvaluator) and isinstance(second, GenerationEvaluator):
+        seen = {(prompt, first.seed + i) for prompt, i in first.forget}
+        return not seen.isdisjoint((prompt, second.seed + i) for prompt, i in second.forget)
+    if isinstance(first, VqaEvaluator) and isinstance(second, VqaEvaluator):
+        asked = not set(first.questions).isdisjoint(second.questions)
+        return asked and first.forget.fingerprint() == second.forget.fingerprint()
+    return False

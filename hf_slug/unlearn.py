@@ -18,7 +18,15 @@ from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
 from .loading import find_processor
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
-from .objectives import DEFAULT_QUESTIONS, ContrastiveObjective, Objective, default_objective, host_objective
+from .objectives import (
+    DEFAULT_QUESTIONS,
+    AnswerObjective,
+    ContrastiveObjective,
+    DenoisingObjective,
+    Objective,
+    default_objective,
+    host_objective,
+)
 from .parts import common_concept, load_parts, warn_of_overlap
 from .patch import UnlearningPatch
 from .report import build_report, describe_data, describe_host, describe_model, peak_memory, warn_of_failure
@@ -160,7 +168,7 @@ def unlearn(
         ```
     """
     templates = check_templates(template)
-    check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size)
+    check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size, draws)
     host_processor = host_processor or find_processor(host)
     objective = objective or default_objective(host, model, host_processor)
     check_combination(model, host, objective, evaluate, test_evaluate)
@@ -221,6 +229,7 @@ def unlearn(
                 draws=draws,
                 batch_size=batch_size,
                 seed=seed,
+                concept=name,
             )
         forget_gradients = goal.forget_gradients(layers)
         if retain_gradients is None:
@@ -286,6 +295,11 @@ def unlearn(
                 "granularity": granularity,
                 "direction": direction,
                 "objective": objective,
+                "epsilon": epsilon,
+                "draws": draws if isinstance(goal, DenoisingObjective) else None,
+                "questions": list(questions) if isinstance(goal, AnswerObjective) else None,
+                "norms": norms,
+                "front_only": front_only,
                 "host": None if encoder is None else describe_host(host, encoder),
                 "rank": rank,
                 "steps": steps,

@@ -44,6 +44,21 @@ def test_a_weight_that_something_else_has_changed_is_not_wiped(verb, dtype):
     assert_tensors(host, tensors(make_clip().to(dtype)))
 
 
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS.keys())
+def test_where_the_original_has_been_put_back_there_is_nothing_to_lose(verb):
+    host, plain = make_clip(), make_clip()
+    patch = make_patch(make_clip(), QKV)
+    for each in (host, plain):
+        each.load_unlearning(patch, "a")
+        each.load_unlearning(patch, "b")
+    host.load_state_dict(make_clip().state_dict())
+    verb(host, patch)
+    verb(plain, patch)
+    assert_tensors(host, tensors(plain))
+    host.unload_unlearning()
+    assert_tensors(host, tensors(make_clip()))
+
+
 def test_a_part_that_was_removed_does_not_hinder_the_others():
     host = make_clip()
     last = FC1.replace("layers.1", "layers.3")

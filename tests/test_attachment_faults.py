@@ -42,7 +42,12 @@ WRONG_CALLS = {
     "a weight too many": (lambda p: p.set_unlearning("a", [1.0, 2.0]), "Found 2 weights for 1 patches"),
     "a weight of NaN": (lambda p: p.set_unlearning("b", float("nan")), "finite number.*nan"),
     "an infinite weight": (lambda p: p.set_unlearning(["a", "b"], [1, float("inf")]), "finite number.*inf"),
-    "a weight that is no number": (lambda p: p.set_unlearning("b", "much"), "Found 4 weights|finite number"),
+    "a weight that is no number": (lambda p: p.set_unlearning("b", "much"), "finite number.*'much'"),
+    "a weight that is a text": (lambda p: p.set_unlearning("b", "1"), "finite number.*'1'"),
+    "a weight that is a truth": (lambda p: p.set_unlearning("b", True), "finite number.*True"),
+    "weights by name": (lambda p: p.set_unlearning({"b": 0.3}), "list of names, found {'b': 0.3}"),
+    "no name": (lambda p: p.set_unlearning(None), "list of names, found None"),
+    "delete a number": (lambda p: p.delete_unlearning(3), "list of names, found 3"),
     "delete an unknown name": (lambda p: p.delete_unlearning(["a", "c"]), "called 'c'"),
     "delete a name twice": (lambda p: p.delete_unlearning(["a", "a"]), "named once"),
     "a name that is taken": (

@@ -39,6 +39,11 @@ def loras(tmp_path_factory):
     return make
 
 
+def load_lora(pipe, folder, **settings):
+    """With the file's name, which diffusers below 0.42 wants when offline."""
+    pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors", **settings)
+
+
 def text_patch(build, seed=0):
     return make_patch(build(), (FC1, V_PROJ), seed, component="text_encoder")
 
@@ -58,18 +63,18 @@ def same(one, other):
 def test_neither_takes_the_other_off(build, loras, first):
     pipe, lora, patch = build(), loras(build), text_patch(build)
     base, before = generate(pipe), weights(pipe)
-    pipe.load_lora_weights(lora, adapter_name="a")
+    load_lora(pipe, lora, adapter_name="a")
     only_lora = generate(pipe)
     pipe.unload_lora_weights()
     pipe.load_unlearning(patch, "p")
     only_patch, patched = generate(pipe), weights(pipe)
     if first == "lora":
         pipe.unload_unlearning()
-        pipe.load_lora_weights(lora, adapter_name="a")
+        load_lora(pipe, lora, adapter_name="a")
         pipe.load_unlearning(patch, "p")
     else:
-        pipe.load_lora_weights(lora, adapter_name="a")
-    pipe.load_lora_weights(loras(build, 1), adapter_name="b")
+        load_lora(pipe, lora, adapter_name="a")
+    load_lora(pipe, loras(build, 1), adapter_name="b")
     pipe.set_adapters("a")
     both = generate(pipe)
     outputs = [base, only_lora, only_patch, both]
@@ -104,10 +109,10 @@ def test_the_order_of_loading_does_not_matter(build, loras):
     for first in ("patch", "lora"):
         pipe = build()
         if first == "lora":
-            pipe.load_lora_weights(loras(build))
+            load_lora(pipe, loras(build))
         pipe.load_unlearning(text_patch(build))
         if first == "patch":
-            pipe.load_lora_weights(loras(build))
+            load_lora(pipe, loras(build))
         outputs.append(generate(pipe))
     assert torch.equal(*outputs)
 
@@ -126,7 +131,7 @@ def test_a_fused_lora_is_not_wiped_out_and_unfusing_mends_it(build, dtype, loras
     before = weights(pipe)
     pipe.load_unlearning(text_patch(build))
     patched = weights(pipe)
-    pipe.load_lora_weights(loras(build))
+    load_lora(pipe, loras(build))
     pipe.fuse_lora(components=parts(build), lora_scale=0.7)
     fused = state(pipe)
     for change in (
@@ -152,7 +157,7 @@ def test_rounding_is_told_from_a_lora_that_stayed(dtype, times, loras):
     pipe = build().to(dtype)
     before = weights(pipe)
     pipe.load_unlearning(text_patch(build))
-    pipe.load_lora_weights(loras(build), adapter_name="a")
+    load_lora(pipe, loras(build), adapter_name="a")
     for _ in range(times):
         pipe.fuse_lora(components=parts(build))
         pipe.unfuse_lora(components=parts(build))
@@ -162,7 +167,7 @@ def test_rounding_is_told_from_a_lora_that_stayed(dtype, times, loras):
     pipe.unload_lora_weights()  # its weights stay in the model
     with pytest.raises(ChangedWeightError):
         pipe.unload_unlearning()
-    pipe.load_lora_weights(loras(build, 1), adapter_name="b")  # another one, that is not fused, does not explain them
+    load_lora(pipe, loras(build, 1), adapter_name="b")  # another one, that is not fused, does not explain them
     with pytest.raises(ChangedWeightError):
         pipe.unload_unlearning()
     assert not same(weights(pipe), before) and pipe.get_active_unlearning() == ["default_0"]
@@ -189,7 +194,7 @@ def test_even_a_fused_lora_as_faint_as_rounding_is_not_wiped_out():
 def test_a_patch_is_refused_where_a_lora_is_fused_already(loras):
     build = KINDS["sd1"]
     pipe = build()
-    pipe.load_lora_weights(loras(build))
+    load_lora(pipe, loras(build))
     pipe.fuse_lora(components=parts(build))
     fused = weights(pipe)
     before = state(pipe)

@@ -5,7 +5,7 @@ import accelerate
 import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
-from attachment_helpers import CASES, assert_tensors, cast, make_patch, tensors
+from attachment_helpers import CASES, assert_tensors, cast, check_group_offload, make_patch, tensors
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 from tiny_hosts import HOSTS, make_clip
@@ -39,11 +39,13 @@ def sequential_offload_with_buffers(host):
 
 
 def group_offload(host):
+    check_group_offload()
     for model in host_modules(host):
         apply_group_offloading(model, **GROUP, offload_type="leaf_level")
 
 
 def block_offload(host):
+    check_group_offload()
     for model in host_modules(host):
         apply_group_offloading(model, **GROUP, offload_type="block_level", num_blocks_per_group=1)
 
@@ -143,6 +145,7 @@ def disk_offload(model, folder):
 
 
 def group_offload_to_disk(model, folder):
+    check_group_offload()
     apply_group_offloading(model, **GROUP, offload_type="leaf_level", offload_to_disk_path=str(folder))
 
 

@@ -4,8 +4,10 @@
 import numpy as np
 import pytest
 import torch
+from attachment_helpers import check_group_offload
 from conftest import assert_same, noise_pairs, snapshot
 from diffusers import DDPMScheduler
+from diffusers.hooks import apply_group_offloading
 from tiny_hosts import PIPELINES
 
 from hf_slug.data import load_pairs
@@ -184,6 +186,26 @@ def test_a_prompts_neighbor_is_the_nearest_other_one_of_the_retain_set():
     assert lonely.find_neighbors(RETAIN.subset([0])) == {RETAIN[0].text: ""}
 
 
+def test_a_prompt_that_the_encoder_can_not_tell_apart_is_no_neighbor():
+    """Another spelling, or words beyond what the encoder reads, would leave no gradient at all."""
+    pipe = PIPELINES["sd1"]()
+    (encoder,) = find_encoders(pipe)
+    cut = "one two three four one two three four one two three four one two three four "
+    images = [pair.image for pair in RETAIN]
+    texts = ["a photo of THREE", f"{cut} one", f"{cut} two", "a photo of one"]
+    retain = load_pairs([(image, text, text) for image, text in zip(images, texts)])
+    objective = DenoisingObjective(pipe, encoder, FORGET, retain, draws=1)
+    neighbors = objective.find_neighbors(load_pairs([(images[0], "a photo of three", "three")]))
+    assert neighbors["a photo of three"] in texts[1:]
+    found = objective.find_neighbors(retain)
+    assert not {found[texts[1]], found[texts[2]]} & set(texts[1:3])
+    layers = live_layers(objective)
+    assert all(gradient.norm() > 0 for gradient in objective.retain_gradients(layers).values())
+    # a caption that shows the concept is not what is drawn in its place
+    told = DenoisingObjective(pipe, encoder, FORGET, retain, draws=1, concept="One")
+    assert not any("one" in neighbor for neighbor in told.find_neighbors(FORGET).values())
+
+
 def test_where_the_unet_is_told_the_same_the_loss_is_zero_and_highest():
     objective = objective_of(PIPELINES["sd1"]())
     assert total(objective, FORGET) < 0
@@ -271,10 +293,54 @@ def test_the_noise_follows_the_pipelines_own_schedule():
     assert torch.equal(objective.scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod)
 
 
+@pytest.mark.parametrize("draws", [0, -1, 1.5])
+def test_draws_that_make_no_sense_are_refused(draws):
+    with pytest.raises(ValueError, match="draws of at least 1"):
+        objective_of(PIPELINES["sd1"](), draws=draws)
+
+
+def test_an_offloaded_pipeline_is_refused():
+    pipe = PIPELINES["sd1"]()
+    pipe.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(UnsupportedModelError, match="is offloaded.*objective='clip'"):
+        objective_of(pipe)
+    check_group_offload()
+    grouped = PIPELINES["sd1"]()
+    place = torch.device("cpu")
+    apply_group_offloading(grouped.unet, onload_device=place, offload_device=place, offload_type="leaf_level")
+    with pytest.raises(UnsupportedModelError, match="is offloaded"):
+        objective_of(grouped)
+
+
+def test_a_vae_that_overflows_in_float16_is_run_in_float32_and_left_as_it_was():
+    pipe = PIPELINES["sdxl"]()
+    pipe.to(torch.float16)
+    objective, seen = objective_of(pipe), []
+    pipe.vae.encoder.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+    before = snapshot(pipe.vae)
+    for upcast in (True, False):
+        pipe.vae.register_to_config(force_upcast=upcast)
+        assert objective._latents(FORGET).dtype == torch.float16
+    assert seen == [torch.float32, torch.float16]
+    assert_same(pipe.vae, before)
+
+
+@pytest.mark.parametrize("kind, change, message", [
+    ("sd1", lambda pipe: pipe.unet.register_to_config(class_embed_type="projection"), "told more than a prompt"),
+    ("sdxl_img2img", lambda pipe: pipe.register_to_config(requires_aesthetics_score=True), "told more than a prompt"),
+    ("sd1", lambda pipe: setattr(pipe, "unet", torch.nn.Linear(1, 1)), "not known here"),
+])  # fmt: skip
+def test_a_unet_that_is_told_more_than_a_prompt_is_refused(kind, change, message):
+    pipe = PIPELINES[kind]()
+    change(pipe)
+    with pytest.raises(UnsupportedModelError, match=message):
+        objective_of(pipe)
+
+
 @pytest.mark.parametrize("kind, message", [
     ("flux", "FluxPipeline is not known here.*objective='clip'"),
     ("sd3", "StableDiffusion3Pipeline is not known here"),
-    ("sd1_inpaint", "reads 9 channels, and pictures have 4: an inpainting model"),
+    ("sd1_inpaint", "reads 9 channels, and pictures have 4: it is told more"),
 ])  # fmt: skip
 def test_pipelines_whose_loss_is_another_are_refused(kind, message):
     pipe = PIPELINES[kind]()

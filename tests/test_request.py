@@ -62,7 +62,7 @@ def request(arguments):
 @pytest.mark.parametrize("host, chosen, objective", [
     pytest.param("stable-diffusion", [], "host", marks=pytest.mark.slow),
     ("stable-diffusion", ["--objective", "clip"], "clip"),
-    ("llava", [], "clip"), ("llava", ["--objective", "host"], "host"),
+    ("llava", [], "host"), ("llava", ["--objective", "clip"], "clip"),
 ])  # fmt: skip
 def test_without_a_model_it_is_the_miniature_one(arguments, host, chosen, objective, capsys, tmp_path):
     report = run([*arguments, "--host", host, *chosen], capsys, (0, 1))
@@ -108,6 +108,21 @@ def test_pictures_are_drawn_of_the_datas_own_captions(arguments):
     shown = [chooser.shown[prompt][0] for prompt, _ in chooser.retain]
     assert all(prompt.split()[1] == name for (prompt, _), name in zip(chooser.retain, shown))
     assert set(shown) == set(DIGITS) - {"seven"}
+
+
+def test_of_few_captions_fifty_pictures_are_drawn(arguments):
+    settings = request([*arguments, "--host", "stable-diffusion", "--evaluate", "host"]).settings
+    assert all(settings[key].n_forget == 10 * 5 for key in ("evaluate", "test_evaluate"))  # of ten captions
+    assert settings["evaluate"].n_retain == len({prompt for prompt, _ in settings["evaluate"].retain})
+    assert settings["evaluate"].settings == {"num_inference_steps": 25, "guidance_scale": 7.5}
+
+
+@pytest.mark.parametrize("flag", FEW[::2])
+@pytest.mark.parametrize("rest", [[], ["--host", "llava", "--evaluate", "host"], ["--host", "stable-diffusion"]])
+def test_how_pictures_are_drawn_is_refused_where_none_are(arguments, flag, rest):
+    rest = rest or ["--model", str(zoo.CLIP_FOLDER)]
+    with pytest.raises(ValueError, match=f"{flag} says how pictures are generated"):
+        request([*arguments, *rest, flag, "3"])
 
 
 def test_of_many_captions_some_of_every_name_are_drawn():

@@ -152,15 +152,21 @@ def test_a_run_without_the_clip_goes_by_the_hosts_own_behaviour(tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["clip", "host"])
-def test_the_report_says_what_it_was_made_for_and_judged_by(objective, caplog):
+def test_the_report_says_what_it_was_made_for_and_judged_by(objective, caplog, tmp_path):
     host, clip = HOSTS["sdxl"].build(), clip_of("text_encoder_2")
     settings = {"component": "text_encoder_2", "objective": objective}
-    plain = quick(host, clip, **settings).report
+    made = quick(host, clip, **settings)
+    plain = made.report
+    made.patch.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "host = StableDiffusionXLPipeline.from_pretrained(" in card and "host.load_unlearning(" in card
+    assert "made for the `text_encoder_2` of a StableDiffusionXLPipeline, by " in card and "CLIPModel.from" not in card
     assert "what the StableDiffusionXLPipeline does was not looked at" in caplog.text
     assert plain["objective"] == objective and plain["metrics"]["evaluator"] == "ZeroShotEvaluator"
     assert plain["host"]["component"] == "text_encoder_2" and plain["host"]["class"] == "StableDiffusionXLPipeline"
     assert (plain["host"]["blocks"], plain["host"]["live_blocks"]) == (4, 4)
     assert plain["base_model"]["class"] == "CLIPModel"
+    assert plain["epsilon"] == 0.03 and plain["draws"] == (1 if objective == "host" else None)
     assert "what the StableDiffusionXLPipeline does was not looked at" in caution(plain)
     caplog.clear()
     judged = quick(host, clip, **settings, evaluate=Fading(host), test_evaluate=Fading(host)).report
@@ -170,7 +176,7 @@ def test_the_report_says_what_it_was_made_for_and_judged_by(objective, caplog):
     mixed = quick(host, clip, **settings, evaluate=Fading(host)).report
     assert mixed["metrics"]["evaluator"] == "ZeroShotEvaluator" and mixed["search"] == judged["search"]
     alone = quick(None, clip).report
-    assert alone["host"] is None and alone["objective"] == "clip" and not caution(alone)
+    assert alone["host"] is None and alone["draws"] is None and alone["objective"] == "clip" and not caution(alone)
 
 
 def test_a_run_can_be_repeated_and_another_seed_draws_other_noise():

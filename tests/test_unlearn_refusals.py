@@ -10,7 +10,8 @@ from unlearning_helpers import FORGET, RETAIN, Fading, clip_of, host_state, quic
 
 from hf_slug import UnlearningPatch, unlearn, zoo
 from hf_slug.errors import UnsupportedModelError, WrongBaseError
-from hf_slug.evaluation import GenerationEvaluator, ZeroShotEvaluator
+from hf_slug.evaluation import GenerationEvaluator, VqaEvaluator, ZeroShotEvaluator
+from hf_slug.settings import check_combination
 
 
 def same_patch(left: UnlearningPatch, right: UnlearningPatch) -> bool:
@@ -120,6 +121,13 @@ def test_combinations_that_make_no_sense_are_refused_before_any_work():
     judged = GenerationEvaluator(None, {"three": ("three",), "one": ("one",)}, "three", 1)
     zero_shot = ZeroShotEvaluator(processor, FORGET, RETAIN, "three", ["one", "two", "four", "zero", "three"])
     fading = Fading(host)
+
+    def drawn(seed, count):
+        return GenerationEvaluator(None, {"three": ("three",), "one": ("one",)}, "three", count, seed=seed)
+
+    def asked(*questions):
+        return VqaEvaluator(None, FORGET, RETAIN, "three", ["one", "two", "four", "zero", "three"], questions)
+
     wrong = [
         ((host, clip), {"objective": "both"}, "Unknown objective 'both'.*'clip' or 'host'"),
         ((None, clip), {"objective": "host"}, "the loss of a host, and none was given"),
@@ -133,9 +141,14 @@ def test_combinations_that_make_no_sense_are_refused_before_any_work():
             "BehaviourEvaluator.*as `test_evaluate`, found ZeroShotEvaluator",
         ),
         ((None, clip), {"evaluate": judged}, "GenerationEvaluator judges what a host does, and none was given"),
-        ((host, clip), {"evaluate": fading, "test_evaluate": fading}, "one and the same"),
+        ((host, clip), {"evaluate": fading, "test_evaluate": fading}, "look at the same"),
         ((None, None), {}, "needs the CLIPModel"),
+        ((host, clip), {"draws": 0}, "draws=0: expected a whole number, at least 1"),
+        ((host, clip), {"evaluate": drawn(0, 4), "test_evaluate": drawn(3, 4)}, "look at the same"),
+        ((host, clip), {"evaluate": asked("one", "two"), "test_evaluate": asked("two")}, "look at the same"),
     ]
+    check_combination(clip, host, "clip", drawn(0, 4), drawn(4, 4))
+    check_combination(clip, host, "clip", asked("one"), asked("two"))
     for (given_host, model), settings, message in wrong:
         with pytest.raises(ValueError, match=f"(?s){message}"):
             quick(given_host, model, **settings)

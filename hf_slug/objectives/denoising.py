@@ -15,21 +15,34 @@ from ..errors import UnsupportedModelError
 from .objective import HostObjective
 
 
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
 def find_obstacle(pipe: Any) -> str | None:
     """Says why a pipeline's denoising loss can't be had here, or `None` if it can."""
+    from diffusers import UNet2DConditionModel
+
+    name = type(pipe).__name__
     unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    reads: Any = getattr(unet, "config", None)
     kind = getattr(getattr(pipe, "scheduler", None), "config", {}).get("prediction_type")
-    if unet is None or vae is None or kind not in ("epsilon", "v_prediction", "sample"):
+    if not isinstance(unet, UNet2DConditionModel) or vae is None or kind not in _PREDICTIONS:
         return (
-            f"The denoising loss of {type(pipe).__name__} is not known here: expected a pipeline with a VAE, a UNet and a scheduler "
-            f"that predicts epsilon, v_prediction or sample."
+            f"The denoising loss of {name} is not known here: expected a pipeline with a VAE, a UNet2DConditionModel and a scheduler "
+            f"that predicts {', '.join(_PREDICTIONS)}."
         )
-    if unet.config.in_channels != vae.config.latent_channels:
+    if reads.in_channels != vae.config.latent_channels:
         return (
-            f"The UNet of {type(pipe).__name__} reads {unet.config.in_channels} channels, and pictures have "
-            f"{vae.config.latent_channels}: an inpainting model. Use the text-to-image model with the same text encoder."
+            f"The UNet of {name} reads {reads.in_channels} channels, and pictures have {vae.config.latent_channels}: it is told more "
+            f"than a prompt (inpainting, editing, depth). Use the text-to-image model with the same text encoder."
         )
+    if reads.class_embed_type or reads.num_class_embeds or pipe.config.get("requires_aesthetics_score"):
+        return f"The UNet of {name} is told more than a prompt: classes, an image's embedding or a score."
     return None
+
+
+# Prompts whose embeddings have a larger cosine are the same to the encoder: spelt otherwise, or cut off where they differ.
+_SAME = 1 - 1e-5
 
 
 class DenoisingObjective(HostObjective):
@@ -51,9 +64,11 @@ class DenoisingObjective(HostObjective):
         batch_size (`int`, *optional*, defaults to 32):
             Images per pass through the UNet. Another one draws other noise: the estimate is of the same loss.
         seed (`int`, *optional*, defaults to 0): Seed of the noise and the timesteps.
+        concept (`str`, *optional*): Its name; prompts that hold it are nobody's neighbour.
 
     Raises:
-        UnsupportedModelError: If the pipeline has no UNet and VAE that work this way.
+        UnsupportedModelError: If the pipeline has no UNet and VAE that work this way, or is offloaded.
+        ValueError: If `draws` is less than 1.
     """
 
     def __init__(
@@ -65,6 +80,7 @@ class DenoisingObjective(HostObjective):
         draws: int = 4,
         batch_size: int = 32,
         seed: int = 0,
+        concept: str | None = None,
     ):
         from diffusers import DDPMScheduler
 
@@ -73,8 +89,16 @@ class DenoisingObjective(HostObjective):
             raise UnsupportedModelError(f"{problem} Use objective='clip'.")
         unet, vae = pipe.unet, pipe.vae
         texts = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
-        super().__init__([p for p in (unet, vae, *texts) if isinstance(p, nn.Module)], encoder, forget, retain)
-        self.pipe, self.draws, self.batch_size, self.seed = pipe, draws, batch_size, seed
+        parts = [part for part in (unet, vae, *texts) if isinstance(part, nn.Module)]
+        if any(_is_offloaded(part) for part in parts):
+            raise UnsupportedModelError(
+                f"{type(pipe).__name__} is offloaded, and a gradient needs the text encoder and the UNet in one place. Load it "
+                f"without offloading, on one device, or use objective='clip'."
+            )
+        if not isinstance(draws, int) or draws < 1:
+            raise ValueError(f"Expected draws of at least 1, found {draws!r}.")
+        super().__init__(parts, encoder, forget, retain)
+        self.pipe, self.draws, self.batch_size, self.seed, self.concept = pipe, draws, batch_size, seed, concept
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
 
     def losses(self, pairs: Pairs, description: str) -> Iterator[tuple[torch.Tensor, float]]:
@@ -101,19 +125,27 @@ class DenoisingObjective(HostObjective):
             pairs (`Pairs`): Images and their prompts.
 
         Returns:
-            `dict[str, str]`: By prompt. Near is a large cosine of what the UNet is told, averaged over tokens; where there is no
-            other prompt, it is the empty one.
+            `dict[str, str]`: By prompt. Near is a large cosine of what the UNet is told, averaged over tokens; what the encoder can't
+            tell apart (another spelling, or other words beyond its length) is no neighbour. Where there is none, it is the empty
+            prompt.
         """
-        own, others = list(dict.fromkeys(pairs.texts)), list(dict.fromkeys(self.retain.texts))
+        own = list(dict.fromkeys(pairs.texts))
+        others = [text for text in dict.fromkeys(self.retain.texts) if not self._says_it(text)] or [""]
         directions = self._directions(others)
-        neighbors = {}
+        neighbors: dict[str, str] = {}
         for start in range(0, len(own), 256):
             part = own[start : start + 256]
             near = self._directions(part) @ directions.T
-            near.masked_fill_(torch.tensor([[other == text for other in others] for text in part]), -torch.inf)
-            for text, row in zip(part, near, strict=True):
-                neighbors[text] = others[int(row.argmax())] if row.max() > -torch.inf else ""
+            near.masked_fill_(near > _SAME, -torch.inf)
+            best, places = near.max(1)
+            neighbors |= {
+                text: others[place] if value > -torch.inf else ""
+                for text, value, place in zip(part, best.tolist(), places.tolist(), strict=True)
+            }
         return neighbors
+
+    def _says_it(self, text: str) -> bool:
+        return self.concept is not None and self.concept.casefold() in text.casefold()
 
     def _directions(self, texts: list[str]) -> torch.Tensor:
         said = [
@@ -144,13 +176,25 @@ class DenoisingObjective(HostObjective):
 
     @torch.no_grad()
     def _latents(self, batch: Pairs) -> torch.Tensor:
-        vae, scale = self.pipe.vae, self.pipe.vae_scale_factor
-        size = self.pipe.unet.config.sample_size * scale
-        pixels = self.pipe.image_processor.preprocess(batch.images(), height=size, width=size)
-        pixels = pixels.to(vae.device, vae.dtype)
-        latents = vae.encode(pixels).latent_dist.mode()
+        vae, unet = self.pipe.vae, self.pipe.unet
+        height, width = self._size()
+        pixels = self.pipe.image_processor.preprocess(batch.images(), height=height, width=width, resize_mode="crop")
+        dtype = vae.dtype
+        # as the pipelines do: XL's VAE overflows in float16. Up and down again is exact.
+        upcast = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        try:
+            vae.to(torch.float32 if upcast else dtype)
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+        finally:
+            vae.to(dtype)
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        return ((latents - shift) * vae.config.scaling_factor).to(self.pipe.unet.dtype)
+        return ((latents - shift) * vae.config.scaling_factor).to(unet.dtype)
+
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the pictures, in pixels."""
+        size, scale = self.pipe.unet.config.sample_size, self.pipe.vae_scale_factor
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * scale, width * scale
 
     def _prompts(self, texts: list[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
         """What the UNet is told; each different prompt is encoded once."""
@@ -160,8 +204,8 @@ class DenoisingObjective(HostObjective):
         if len(said) == 2:
             return said[0][rows], None
         # XL: (embeddings, negative ones, pooled, negative pooled), and the size of the picture
-        size = float(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
-        times = torch.tensor([[size, size, 0.0, 0.0, size, size]]).expand(len(texts), -1)
+        height, width = self._size()
+        times = torch.tensor([[height, width, 0, 0, height, width]]).expand(len(texts), -1)
         return said[0][rows], {"text_embeds": said[2][rows], "time_ids": times.to(said[0])}
 
     def _encode(self, texts: list[str]) -> tuple[torch.Tensor, ...]:
@@ -171,3 +215,18 @@ class DenoisingObjective(HostObjective):
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
+
+
+def _is_offloaded(part: nn.Module) -> bool:
+    """Whether the weights of a part, or some of them, come to their device only while it runs."""
+    from accelerate.hooks import CpuOffload, SequentialHook
+
+    for module in part.modules():
+        hook = getattr(module, "_hf_hook", None)
+        hooks = hook.hooks if isinstance(hook, SequentialHook) else [hook]
+        if any(isinstance(one, CpuOffload) or getattr(one, "offload", False) for one in hooks):
+            return True
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None and "group_offloading" in registry.hooks:
+            return True
+    return False

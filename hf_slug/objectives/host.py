@@ -28,6 +28,7 @@ def host_objective(
     draws: int = 4,
     batch_size: int = 32,
     seed: int = 0,
+    concept: str | None = None,
 ) -> HostObjective:
     """
     Makes the objective of a host: the denoising loss of a pipeline, the language loss of a LLaVA.
@@ -37,7 +38,7 @@ def host_objective(
         encoder ([`Encoder`]): The encoder that the loss is differentiated by.
         forget, retain (`Pairs`): The two sets.
         processor, questions (*optional*): See [`AnswerObjective`].
-        draws, seed (*optional*): See [`DenoisingObjective`].
+        draws, seed, concept (*optional*): See [`DenoisingObjective`].
         batch_size (`int`, *optional*, defaults to 32): Images per forward pass.
 
     Raises:
@@ -45,7 +46,7 @@ def host_objective(
         UnsupportedModelError: If the host's loss is not known.
     """
     if is_pipeline(host):
-        return DenoisingObjective(host, encoder, forget, retain, draws, batch_size, seed)
+        return DenoisingObjective(host, encoder, forget, retain, draws, batch_size, seed, concept)
     if not (isinstance(host, PreTrainedModel) and host.can_generate()):
         raise UnsupportedModelError(
             f"{type(host).__name__} has no loss of its own that is known here: expected a pipeline or a model of the LLaVA family. "

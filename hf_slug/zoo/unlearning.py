@@ -93,7 +93,7 @@ def unlearn_stable_diffusion(
         concept (`str`): A digit's or a style's name.
         seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken, how it is drawn, and how it is noised.
         evaluate, test_evaluate ([`GenerationEvaluator`], *optional*):
-            Default to [`picture_evaluator`] with 6 and 1 pictures a prompt for the search, and 10 and 2 for the report.
+            Default to [`picture_evaluator`] with 10 and 1 pictures a prompt for the search, and 10 and 2 for the report.
         settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`.
 
     Returns:
@@ -112,7 +112,7 @@ def unlearn_stable_diffusion(
         retain,
         concept=concept,
         host=load_stable_diffusion(),
-        evaluate=evaluate or picture_evaluator(concept, SEARCH_SEED, 6, 1),
+        evaluate=evaluate or picture_evaluator(concept, SEARCH_SEED, 10, 1),
         test_evaluate=test_evaluate or picture_evaluator(concept, TEST_SEED, 10, 2),
         names=data.names(kind),
         template=data.TEMPLATES[kind],
