@@ -14,6 +14,7 @@ from hf_slug.data import load_pairs
 from hf_slug.encoders import find_encoders, host_modules
 from hf_slug.errors import UnsupportedModelError
 from hf_slug.objectives import DenoisingObjective, host_objective
+from hf_slug.objectives.denoising import find_obstacle
 from hf_slug.towers import candidate_layers
 
 
@@ -335,6 +336,13 @@ def test_a_unet_that_is_told_more_than_a_prompt_is_refused(kind, change, message
     change(pipe)
     with pytest.raises(UnsupportedModelError, match=message):
         objective_of(pipe)
+
+
+def test_a_compiled_unet_is_one_still():
+    pipe = PIPELINES["sd1"]()
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    assert find_obstacle(pipe) is None
+    assert objective_of(pipe).scheduler is not None
 
 
 @pytest.mark.parametrize("kind, message", [

@@ -24,6 +24,7 @@ def find_obstacle(pipe: Any) -> str | None:
 
     name = type(pipe).__name__
     unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    unet = getattr(unet, "_orig_mod", unet)  # compiled
     reads: Any = getattr(unet, "config", None)
     kind = getattr(getattr(pipe, "scheduler", None), "config", {}).get("prediction_type")
     if not isinstance(unet, UNet2DConditionModel) or vae is None or kind not in _PREDICTIONS:
@@ -49,8 +50,8 @@ class DenoisingObjective(HostObjective):
     """
     `−E ‖ε_θ(zₜ, t, c) − ε_θ(zₜ, t, c′)‖²` of images under their own prompts c, c′ being the nearest other prompt of the retain set.
 
-    That is the denoising loss that the prompt saves over its neighbour, `E ‖ε − ε_θ(c)‖² − E ‖ε − ε_θ(c′)‖²`, at timesteps and noise
-    drawn anew each time: it rises to 0 as the UNet is told no more by "a seven in neon style" than by "a one in neon style". The
+    That is `E ‖ε − ε_θ(c)‖² − E ‖ε − ε_θ(c′)‖²`, negated what the prompt saves of the denoising loss over its neighbour, at timesteps
+    and noise drawn anew each time: it rises to 0 as the UNet is told no more by "a seven in neon style" than by "a one in neon style". The
     denoising loss of c alone would not do. A trained UNet predicts the mean of the noise, where that loss has no slope:
     `∂/∂c = 2 E[(ε_θ(c) − ε)·∂ε_θ/∂c] = 0`. What a sample of images leaves of it is chance, which of two ways included.
     The UNet reads every token of a prompt, padding included, and the CLIP loss only the pooled one: what the former knows of a
