@@ -241,7 +241,7 @@ def make_llava(kind: str, seed: int = 0, **settings: Any) -> nn.Module:
 def llava_inputs(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
     if model.config.model_type == "llava_next":  # the whole picture and its quarters
         return {"pixel_values": noise(1, 5, 3, SIZE, SIZE, seed=seed), "image_sizes": torch.tensor([[50, 40]])}
-    asked = inspect.signature(model.forward).parameters
+    asked = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters  # compiled or not
     inputs = {"pixel_values" if "pixel_values" in asked else "pixel_values_images": noise(1, 3, SIZE, SIZE, seed=seed)}
     if model.config.model_type == "video_llava":
         inputs["pixel_values_videos"] = noise(1, FRAMES, 3, SIZE, SIZE, seed=seed + 1)
