@@ -265,9 +265,11 @@ def main() -> None:
         tasks = [task for task in PLAN if args.host in (None, task[0])]
         if args.host != "llava":
             work(pool, run_untouched, [""], lambda _: has(objective="untouched"))
-        work(pool, run, tasks, lambda t: has(host=t[0], objective=t[1], concept=t[2]))
-        if args.host != "llava":
-            work(pool, run_stack, STACKS, lambda gone: has(objective="stack", concept=" + ".join(gone)))
+        for objective in ("host", "clip"):
+            own = [task for task in tasks if task[1] == objective]
+            work(pool, run, own, lambda t: has(host=t[0], objective=t[1], concept=t[2]))
+            if args.host != "llava" and objective == "host":
+                work(pool, run_stack, STACKS, lambda gone: has(objective="stack", concept=" + ".join(gone)))
     write_table(sorted(rows, key=order))
 
 

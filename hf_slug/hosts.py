@@ -146,14 +146,12 @@ def set_unlearning(
 
 def get_active_unlearning(host: Any) -> list[str]:
     """Returns the names of the patches that are on at the moment, in the order of loading."""
-
     stacks = [read_stack(encoder) for encoder in find_encoders(host)]
     return list(dict.fromkeys(name for stack in stacks if stack.enabled for name in stack.active))
 
 
 def get_list_unlearning(host: Any) -> dict[str, list[str]]:
     """Returns the names of all patches by the encoder they are on, e.g. `{"text_encoder": ["forget-mickey"]}`."""
-
     found: dict[str, list[str]] = {}
     for encoder in find_encoders(host):
         own = found.setdefault(encoder.component, [])
@@ -243,12 +241,10 @@ def _changed(stack: Stack, **changes: Any) -> Stack:
 
 
 def _change_all(host: Any, change: Callable[[Stack], Stack]) -> None:
-
     apply_stacks([(encoder, change(read_stack(encoder))) for encoder in find_encoders(host)])
 
 
 def _names(encoders: Sequence[Encoder]) -> list[str]:
-
     return list(dict.fromkeys(name for encoder in encoders for name in read_stack(encoder).patches))
 
 
@@ -282,7 +278,6 @@ def _check_weight(weight: Any) -> float:
 
 
 def _find_patch(host: Any, adapter_name: str | None) -> UnlearningPatch:
-
     loaded = {name: patch for e in find_encoders(host) for name, patch in read_stack(e).patches.items()}
     if adapter_name is None and len(loaded) == 1:
         return next(iter(loaded.values()))

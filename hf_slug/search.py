@@ -1,47 +1,25 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""The search for the step size of each layer, and the choice among layers (SLUG, section 3.3)."""
+"""The search of every layer for its step, and the choice among layers (SLUG, section 3.3)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers.utils import logging
 
-from .arithmetic import compose
 from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
 from .replay import changed_weights
+from .steps import Measure, Trial, new_weights, search_layer
 from .towers import Layer, layer_weights
 
-
-Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
 
 # Generating pictures and answers is dear: a weight that was changed by six times itself without any effect is given up.
 _HOPELESS = 6.0
 # A host's search ends where a layer forgets and none of these falls by more than that; else it goes on to the next fronts.
 _KEPT, _SPARE = ("ta", "ira", "cra"), 0.01
-
-
-@dataclass
-class Trial:
-    """
-    One step of one layer.
-
-    Args:
-        layer (`Layer`): The layer.
-        step_size (`float`): λ; the delta is λ·direction.
-        relative_change (`float`): ‖λ·direction‖ / ‖W‖.
-        forgotten (`bool`): Whether the primary metric reached the target.
-        metrics (`dict[str, Any]`): What the evaluator said; `ta` only where it was measured.
-    """
-
-    layer: Layer
-    step_size: float
-    relative_change: float
-    forgotten: bool
-    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,83 +38,6 @@ class Search:
     chosen: Trial
     succeeded: bool
     was_known: bool = True
-
-
-def scale_delta(direction: torch.Tensor, step_size: float) -> torch.Tensor:
-    """`Δ = λ·direction`, rounded once to float32: what is searched is, to the bit, what is saved."""
-    return (direction.double() * step_size).float()
-
-
-def new_weights(
-    weights: Mapping[str, torch.Tensor], directions: Mapping[str, torch.Tensor], step_size: float
-) -> dict[str, torch.Tensor]:
-    """`W' = W + Δ` of every module of a layer, in the weights' own dtype."""
-    return {
-        name: compose(weight.detach(), {"step": scale_delta(directions[name], step_size)}, {"step": 1.0})
-        for name, weight in weights.items()
-    }
-
-
-def initial_step(weights: Mapping[str, torch.Tensor], directions: Mapping[str, torch.Tensor]) -> float:
-    """`λ₀ = ‖W‖ / (10·‖direction‖)`: a first step that moves the layer by a tenth of its norm, its parts taken jointly."""
-
-    def norm(tensors: Sequence[torch.Tensor]) -> float:
-        return math.sqrt(sum(float(tensor.detach().double().square().sum()) for tensor in tensors))
-
-    return norm(list(weights.values())) / (10 * norm([directions[name] for name in weights]))
-
-
-def search_layer(
-    layer: Layer,
-    weights: Mapping[str, torch.Tensor],
-    directions: Mapping[str, torch.Tensor],
-    measure: Measure,
-    is_forgotten: Callable[[dict[str, Any]], bool],
-    steps: int = 10,
-    tolerance: float = 0.34,
-    hopeless: float = math.inf,
-) -> list[Trial]:
-    """
-    Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
-
-    Args:
-        layer (`Layer`): The layer.
-        weights (`Mapping[str, torch.Tensor]`): Its original weights.
-        directions (`Mapping[str, torch.Tensor]`): Its ascent directions.
-        measure (`Callable`): From new weights to metrics.
-        is_forgotten (`Callable`): From metrics to whether the target is reached.
-        steps (`int`, *optional*, defaults to 10): At most so many trials.
-        tolerance (`float`, *optional*, defaults to 0.34):
-            Bisection ends when the smallest forgetting step is known to this share of itself (halvings give shares of 1/n,
-            which this is not, so that rounding never decides). Going finer would fit the
-            validation sample: where its last image is forgotten, an unseen one often is not yet.
-        hopeless (`float`, *optional*, defaults to infinity):
-            A relative change by which there must have been some effect, for the step to be doubled any further.
-
-    Returns:
-        `list[Trial]`: In the order tried.
-    """
-    trials: list[Trial] = []
-    first = step = initial_step(weights, directions)
-    low, high = 0.0, math.inf
-    for _ in range(steps):
-        changed = new_weights(weights, directions, step)
-        if not all(bool(torch.isfinite(weight).all()) for weight in changed.values()):
-            break  # beyond what the dtype can hold
-        metrics = measure(changed)
-        forgotten = is_forgotten(metrics)
-        trials.append(Trial(layer, step, 0.1 * step / first, forgotten, metrics))
-        low, high = (low, step) if forgotten else (step, high)
-        if trials[-1].relative_change > hopeless and high == math.inf and not _has_effect(trials):
-            break
-        if high - low <= tolerance * high < math.inf:
-            break
-        step = step * 2 if high == math.inf else (low + high) / 2
-    return trials
-
-
-def _has_effect(trials: Sequence[Trial]) -> bool:
-    return any(trial.metrics != trials[0].metrics for trial in trials)
 
 
 def prepare(
@@ -191,7 +92,7 @@ def search(
             layer, or at `"all"` steps of all layers.
         host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
         reserve (`Iterable[Layer]`, *optional*):
-            Layers of the next fronts, searched one after another while none has forgotten the concept and kept the rest; with a
+            More layers, best first, searched one by one while none has forgotten the concept and kept the rest; with a
             [`BehaviourEvaluator`] only. An iterator may add a layer's directions just before it yields the layer.
 
     Returns:
@@ -225,14 +126,16 @@ def search(
         return measure
 
     prepared = prepare(evaluator, model, host, goal)
-    hopeless = _HOPELESS if isinstance(prepared, PreparedBehaviour) else math.inf
+    behaviour = prepared if isinstance(prepared, PreparedBehaviour) else None  # dear: looked at only where it decides
+    hopeless = math.inf if behaviour is None else _HOPELESS
+    left = None if behaviour is None or not reserve else iter(reserve)
     before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
 
     def measure_retained(prepared: PreparedZeroShot | PreparedBehaviour, trials: Sequence[Trial]) -> None:
-        left = [t for t in trials if "ta" not in t.metrics]
-        changes = [(t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in left]
-        for trial, metrics in zip(left, prepared.retained(changes), strict=True):
+        new = [t for t in trials if "ta" not in t.metrics]
+        changes = [(t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in new]
+        for trial, metrics in zip(new, prepared.retained(changes), strict=True):
             trial.metrics |= metrics
 
     def closeness(trial: Trial) -> float:
@@ -250,16 +153,14 @@ def search(
 
     def queue() -> Iterator[Layer]:
         yield from layers
-        if not isinstance(prepared, PreparedBehaviour) or not reserve:
+        if behaviour is None or left is None:
             return
-        untouched, left = prepared.evaluator.retained(prepared.host), iter(reserve)
-        while not keeps_enough(prepared, untouched) and (layer := next(left, None)) is not None:
+        untouched = behaviour.evaluator.retained(behaviour.host)
+        while not keeps_enough(behaviour, untouched) and (layer := next(left, None)) is not None:
             yield layer
 
-    is_open = isinstance(prepared, PreparedBehaviour) and bool(
-        reserve
-    )  # nobody knows how many of the reserve it takes
-    for layer in logging.tqdm(queue(), desc="search", leave=False, total=None if is_open else len(layers)):
+    total = len(layers) if left is None else None  # nobody knows how many of the reserve it takes
+    for layer in logging.tqdm(queue(), desc="search", leave=False, total=total):
         measure = prepared.probe(layer) if prepared is not None else call(layer)
         if before is None:
             before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
@@ -273,12 +174,11 @@ def search(
     best = [best_of(trials) for trials in by_layer]
     forgetting = [trial for trial in best if trial.forgotten]
     if prepared is not None:
-        is_dear = isinstance(prepared, PreparedBehaviour)  # then only where it decides something
-        measure_retained(prepared, (is_dear and forgetting) or best)
-    if isinstance(prepared, PreparedBehaviour) and not forgetting:
+        measure_retained(prepared, (forgetting or best) if behaviour is not None else best)
+    if behaviour is not None and not forgetting:
         for trial in best:  # looks that stopped early can't be compared
             weights = new_weights(layer_weights(model, trial.layer), directions, trial.step_size)
-            trial.metrics |= prepared.probe(trial.layer, whole=True)(weights)
+            trial.metrics |= behaviour.probe(trial.layer, whole=True)(weights)
     closest = min(closeness(trial) for trial in best)
     pool = forgetting or [trial for trial in best if closeness(trial) == closest]
     chosen = min(pool, key=lambda trial: (-trial.metrics.get("ta", 0.0), trial.relative_change))

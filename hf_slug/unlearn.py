@@ -32,8 +32,9 @@ from .patch import UnlearningPatch
 from .report import build_report, describe_data, describe_host, describe_model, peak_memory, warn_of_failure
 from .result import UnlearningResult
 from .scores import score_layers, select_layers
-from .search import prepare, scale_delta, search
+from .search import prepare, search
 from .settings import check_combination, check_gradients, check_settings
+from .steps import scale_delta
 from .target import check_untouched, find_encoder
 from .towers import Granularity, Layer, candidate_layers, check_clip_model, layer_weights
 from .tuner import SlugConfig
@@ -107,8 +108,9 @@ def unlearn(
             output compete. Left as it is.
         objective (`str`, *optional*):
             What is differentiated: `"clip"`, the paper's losses, or `"host"`, the host's own: what the pairs' texts save of the
-            denoising loss of their images ([`DenoisingObjective`]), or the language loss of their names as answers. Defaults to what is better in
-            `benchmarks/results/zoo_hosts.md`: `"host"` for a pipeline with a UNet and for a LLaVA with a processor, else `"clip"`.
+            denoising loss of their images ([`DenoisingObjective`]), or the language loss of their names as answers. Defaults to
+            what is better in `benchmarks/results/zoo_hosts.md`: `"host"` for a pipeline with a UNet and for a LLaVA with a
+            processor, else `"clip"`.
         component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
         host_processor (`ProcessorMixin`, *optional*):
             The processor of a LLaVA, for its own objective. Defaults to the one that lies where the model was loaded from.

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_slug.evaluation import BehaviourEvaluator, Evaluator
-from hf_slug.search import initial_step, new_weights, search, search_layer
+from hf_slug.search import search
+from hf_slug.steps import initial_step, new_weights, search_layer
 from hf_slug.towers import candidate_layers
 
 

@@ -5,7 +5,7 @@ from conftest import NAMES, assert_same, noise_pairs, snapshot
 
 from hf_slug.errors import UnknownNameError
 from hf_slug.evaluation import ZeroShotEvaluator
-from hf_slug.search import new_weights
+from hf_slug.steps import new_weights
 from hf_slug.towers import candidate_layers, layer_weights
 
 

@@ -16,6 +16,8 @@ from .objective import HostObjective
 
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+# Prompts whose embeddings have a larger cosine are the same to the encoder: spelt otherwise, or cut off where they differ.
+_SAME = 1 - 1e-5
 
 
 def find_obstacle(pipe: Any) -> str | None:
@@ -40,10 +42,6 @@ def find_obstacle(pipe: Any) -> str | None:
     if reads.class_embed_type or reads.num_class_embeds or pipe.config.get("requires_aesthetics_score"):
         return f"The UNet of {name} is told more than a prompt: classes, an image's embedding or a score."
     return None
-
-
-# Prompts whose embeddings have a larger cosine are the same to the encoder: spelt otherwise, or cut off where they differ.
-_SAME = 1 - 1e-5
 
 
 class DenoisingObjective(HostObjective):
@@ -184,10 +182,12 @@ class DenoisingObjective(HostObjective):
         # as the pipelines do: XL's VAE overflows in float16. Up and down again is exact.
         upcast = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
         try:
-            vae.to(torch.float32 if upcast else dtype)
+            if upcast:
+                vae.to(torch.float32)
             latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
         finally:
-            vae.to(dtype)
+            if upcast:
+                vae.to(dtype)
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return ((latents - shift) * vae.config.scaling_factor).to(unet.dtype)
 
