@@ -132,7 +132,10 @@ def load_judge(name: str, names: list[str], device: str | None = None) -> Any:
     Raises:
         ValueError: If a name is none of its labels.
     """
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
+
+    # not from `transformers`, whose early 5.x versions keep it from everybody without torchvision
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     from .evaluation import ClassifierJudge
 

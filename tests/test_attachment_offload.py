@@ -222,6 +222,7 @@ class Streamed(ModuleGroup):
 ])  # fmt: skip
 @pytest.mark.parametrize("first", ["load", "offload", "onload"])
 def test_the_pinned_copies_are_written_too(name, as_parameters, first):
+    check_group_offload()
     host = make_clip()
     module, patch = host.get_submodule(name), make_patch(make_clip(), (name,))
     before, wanted = module.weight.detach().clone(), patch.new_weights(make_clip())[name]
