@@ -156,8 +156,10 @@ def write_table(rows: list[dict]) -> None:
                 "|---|" + "---|" * 10,
             ]
             tables = []
+            # of the untouched model the same pictures: those of the first seeds of each prompt
+            same = [seen for i, seen in enumerate(judged) if i % PER_CELL["host"] < PER_CELL[objective]]
             for row in own:
-                base = score(judged, (row["concept"],))
+                base = score(same, (row["concept"],))
                 tables.append((row, base))
                 cells = [percent(row[key]) for key in ("ua", "ira", "cra", "cra_forget")]
                 cells += [percent(base[key]) for key in ("ua", "ira", "cra")]
