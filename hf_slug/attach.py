@@ -29,7 +29,8 @@ def find_fitting(
     host: str, patch: UnlearningPatch, encoders: Sequence[Encoder], strict: bool = True, chosen: bool = False
 ) -> list[Encoder]:
     """
-    Finds the encoders that have a patch's layer, read it, and carry the weights that it was computed from.
+    Finds the encoders that have a patch's layer, read it, and carry the weights that it was computed from. Of a patch that changes
+    both towers, each must find one.
 
     Args:
         host (`str`): What to call the host in messages.
@@ -49,32 +50,35 @@ def find_fitting(
     """
     fingerprint = patch.config.base_fingerprint if strict else None
     shapes = {name: delta.shape for name, delta in patch.deltas.items()}
-    fitting: list[Encoder] = []
-    refused: list[tuple[int, ValueError]] = []
-    for encoder in encoders:
-        if encoder.tower == patch.tower:
-            refusal = _refuse(host, patch, shapes, encoder, fingerprint)
-            if refusal is None:
-                fitting.append(encoder)
-            else:
-                refused.append(refusal)
-    if not fitting and refused:
-        raise max(refused, key=lambda refusal: refusal[0])[1]  # what came nearest says most
-    if not fitting:
-        raise UnsupportedModelError(
-            f"The patch changes {', '.join(patch.modules)} of a {patch.tower} tower. {host} has none that could be changed: "
-            f"found {', '.join(f'{e.component} ({e.tower})' for e in encoders)}."
-        )
-    if not fingerprint and not chosen and len(fitting) > 1:
-        raise ValueError(
-            f"The patch fits {', '.join(e.component for e in fitting)} of {host} by shape, and nothing says which it was computed "
-            f"from. Choose with `components=`."
-        )
+    found: list[Encoder] = []
+    for tower, modules in patch.modules_by_tower.items():
+        fitting: list[Encoder] = []
+        refused: list[tuple[int, ValueError]] = []
+        for encoder in encoders:
+            if encoder.tower == tower:
+                refusal = _refuse(host, patch, {name: shapes[name] for name in modules}, encoder, fingerprint)
+                if refusal is None:
+                    fitting.append(encoder)
+                else:
+                    refused.append(refusal)
+        if not fitting and refused:
+            raise max(refused, key=lambda refusal: refusal[0])[1]  # what came nearest says most
+        if not fitting:
+            raise UnsupportedModelError(
+                f"The patch changes {', '.join(modules)} of a {tower} tower. {host} has none that could be changed: "
+                f"found {', '.join(f'{e.component} ({e.tower})' for e in encoders)}."
+            )
+        if not fingerprint and not chosen and len(fitting) > 1:
+            raise ValueError(
+                f"The patch fits {', '.join(e.component for e in fitting)} of {host} by shape, and nothing says which it was "
+                f"computed from. Choose with `components=`."
+            )
+        found += fitting
     if strict and not fingerprint:
         logger.warning(
             "The patch carries no fingerprint of its base: whether it belongs to these weights can't be checked."
         )
-    return fitting
+    return found
 
 
 def _refuse(
@@ -85,8 +89,8 @@ def _refuse(
     fingerprint: Mapping[str, Any] | None,
 ) -> tuple[int, ValueError] | None:
     """Why a patch does not fit an encoder, and how near it came to it, or `None` if it does."""
-    modules, base = encoder.resolve(patch.modules), patch.config.base_model_name_or_path
-    missing = [name for name in patch.modules if name not in modules]
+    modules, base = encoder.resolve(list(shapes)), patch.config.base_model_name_or_path
+    missing = [name for name in shapes if name not in modules]
     if missing:
         kind = UnsupportedModelError if all(map(encoder.is_live, missing)) else DeadLayerError
         return 0, kind(
@@ -109,7 +113,7 @@ def _refuse(
         if fingerprint:
             verify_fingerprint(originals, fingerprint, base_name=base)
         nearness = 4
-        encoder.check_live(patch.modules, host)
+        encoder.check_live(list(shapes), host)
     except (UnsupportedModelError, WrongBaseError) as error:
         return nearness, error
     return None

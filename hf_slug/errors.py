@@ -79,3 +79,7 @@ class AdapterNameError(ValueError):
 
 class CorruptPatchError(ValueError):
     """The weights of a patch are damaged, incomplete, or more than the delta that the config announces."""
+
+
+class HubConnectionError(ConnectionError):
+    """The connection to the Hub broke off."""

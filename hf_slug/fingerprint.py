@@ -65,6 +65,35 @@ def _matches(weight: torch.Tensor, known: Mapping[str, Any]) -> bool:
     return same_norm and torch.allclose(sample, stored, rtol=2**-7, atol=2**-14)
 
 
+def check_fingerprint(fingerprint: Any) -> None:
+    """
+    Refuses what is no fingerprint.
+
+    Raises:
+        CorruptPatchError: If a part is missing or of another kind.
+    """
+    for name, known in fingerprint.items():
+        try:
+            right = (
+                all(isinstance(size, int) for size in known["shape"])
+                and isinstance(known["norm"], (int, float))
+                and known["dtype"] in _DTYPES
+                and all(isinstance(known["sha256"][dtype], str) for dtype in _DTYPES)
+                and all(isinstance(value, (int, float)) for value in known["sample"])
+            )
+        except (TypeError, KeyError):
+            right = False
+        if not right:
+            raise CorruptPatchError(
+                f"The fingerprint of {name} in the patch's config is damaged: {str(known)[:60]!r}. Nothing was changed; get the "
+                f"patch again from its author."
+            )
+
+
+def _say(apart: float) -> str:
+    return f"{apart:.1%} apart" if apart >= 0.001 else "nearly the same: trained further, or another revision?"
+
+
 def verify_fingerprint(
     weights: Mapping[str, torch.Tensor], fingerprint: Mapping[str, Mapping[str, Any]], *, base_name: str | None = None
 ) -> None:
@@ -82,24 +111,31 @@ def verify_fingerprint(
         WrongBaseError: If a shape or a hash differs.
         CorruptPatchError: If the fingerprint is damaged.
     """
+    differing: list[str] = []
+    others = 0
     for name, weight in weights.items():
         known = fingerprint.get(name)
         if known is None or weight.is_meta or not weight.is_floating_point():
             continue
-        if not isinstance(known, Mapping) or not {"shape", "norm", "dtype", "sha256", "sample"} <= known.keys():
-            raise CorruptPatchError(
-                f"The fingerprint of {name} in the patch's config is damaged: {str(known)[:60]!r}. Nothing was changed; get the "
-                f"patch again from its author."
-            )
+        check_fingerprint({name: known})
         if list(weight.shape) != list(known["shape"]):
-            found, expected = f"shape {tuple(weight.shape)}", f"shape {tuple(known['shape'])}"
+            differing.append(
+                f"{name}.weight: found shape {tuple(weight.shape)}; expected shape {tuple(known['shape'])}"
+            )
         elif not _matches(weight, known):
-            found = f"norm {float(weight.detach().double().norm()):.6g}, sha256 {_digest(weight, _name(weight.dtype))[:12]}…"
-            expected = f"norm {known['norm']:.6g}, sha256 {known['sha256'][_name(weight.dtype)][:12]}…"
+            norm = float(weight.detach().double().norm())
+            apart = abs(norm - known["norm"]) / max(known["norm"], 1e-300)
+            differing.append(
+                f"{name}.weight: found norm {norm:.6g}, sha256 {_digest(weight, _name(weight.dtype))[:12]}…; expected norm "
+                f"{known['norm']:.6g} ({_say(apart)}), sha256 {known['sha256'][_name(weight.dtype)][:12]}… ({_name(weight.dtype)})"
+            )
         else:
-            continue
+            others += 1
+    if differing:
+        alike = f"\n  ({others} others are the same)" if others else ""
         raise WrongBaseError(
-            f"The patch was computed from {base_name or 'another base model'}, and {name}.weight of this model is another: found "
-            f"{found}; expected {expected}. A patch only fits the very weights it was computed from: load it on "
-            f"{base_name or 'its base model'} at the revision it names."
+            f"The patch was computed from {base_name or 'another base model'}, and this model has other weights:\n  "
+            + "\n  ".join(differing)
+            + f"{alike}\nA patch only fits the very weights it was computed from: load it on {base_name or 'its base model'} at the "
+            f"revision it names. Nothing was changed."
         )

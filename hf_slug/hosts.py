@@ -112,7 +112,7 @@ def load_unlearning(
         logger.warning(
             f"Unlearning is disabled on this {type(host).__name__}: {name!r} is loaded, and off until `enable_unlearning()`."
         )
-    apply_stacks([(e, replace(read_stack(e).added(name, patch, weight), enabled=enabled)) for e in fitting])
+    apply_stacks([(e, replace(read_stack(e).added(name, patch, weight, e.tower), enabled=enabled)) for e in fitting])
     return name
 
 
@@ -214,7 +214,8 @@ def push_unlearning(host: Any, repo_id: str, adapter_name: str | None = None, **
     Args:
         repo_id (`str`): Repository id, `"user/name"`.
         adapter_name (`str`, *optional*): Which patch. May be left out where there is only one.
-        hub_kwargs (additional keyword arguments, *optional*): `private`, `token`, `commit_message`, `create_pr`, `revision`.
+        hub_kwargs (additional keyword arguments, *optional*):
+            `private`, `token`, `commit_message`, `create_pr`, `revision`, `subfolder`, `license`.
 
     Returns:
         `str`: The commit's address.

@@ -3,9 +3,11 @@
 
 import copy
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,18 +15,24 @@ from typing import Any, cast
 import torch
 from peft import PeftModel, get_peft_model
 from peft.utils import set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+from transformers.utils import logging
 
 from . import hub
 from .arithmetic import compose, expand_factors
 from .card import render_card
 from .direction import factorize
-from .errors import CorruptPatchError, NoSuchFolderError, UnsupportedModelError
-from .fingerprint import verify_fingerprint
+from .errors import CorruptPatchError, MissingDependencyError, NoSuchFolderError, UnsupportedModelError
+from .files import MOST_REPORT, read_json, read_tensors, sha256_of, sha256_of_fields
+from .fingerprint import check_fingerprint, verify_fingerprint
+from .lora import LoraExport, factorize_to
 from .towers import PROJECTION, Tower, resolve_modules
-from .tuner import SlugConfig
+from .tuner import SlugConfig, SlugModel
+from .tuner.config import content_of
 
+
+logger = logging.get_logger(__name__)
 
 WEIGHTS, CONFIG, REPORT, CARD = (
     "adapter_model.safetensors",
@@ -93,6 +101,28 @@ class UnlearningPatch:
             )
         return cls(config, dict(tensors))
 
+    @classmethod
+    def from_peft(cls, model: PeftModel | SlugModel, adapter_name: str | None = None) -> "UnlearningPatch":
+        """
+        Takes a patch from a model that PEFT has put it on; its report, which PEFT does not keep, is empty.
+
+        Args:
+            model (`PeftModel` or [`SlugModel`]): The model.
+            adapter_name (`str`, *optional*): Which adapter. May be left out where one is active.
+
+        Raises:
+            ValueError: If there is no such adapter, or several are active.
+        """
+        tuner = model.base_model if isinstance(model, PeftModel) else model
+        if not isinstance(tuner, SlugModel):
+            raise ValueError(f"Expected a model with unlearning patches, found adapters of {type(tuner).__name__}.")
+        name = adapter_name if adapter_name is not None else ", ".join(tuner.active_adapters)
+        if name not in tuner.peft_config:
+            raise ValueError(f"There is no one adapter {name!r}. Name one of {', '.join(tuner.peft_config)}.")
+        config = copy.deepcopy(tuner.peft_config[name])
+        config.inference_mode = True
+        return cls(config, {key: tensor.cpu().clone() for key, tensor in tuner.adapter_tensors(name).items()})
+
     @property
     def modules(self) -> list[str]:
         """Canonical names of the modules that the patch changes, sorted."""
@@ -111,36 +141,54 @@ class UnlearningPatch:
         return result
 
     @property
-    def tower(self) -> Tower:
-        """The tower that the patch changes."""
-        vision = all(name == PROJECTION["vision"] or name.startswith("vision_model.") for name in self.modules)
-        return "vision" if vision else "text"
+    def modules_by_tower(self) -> dict[Tower, list[str]]:
+        """Canonical names of the modules that the patch changes by their tower; a patch that was composed may change both."""
+        found: dict[Tower, list[str]] = {}
+        for name in self.modules:
+            is_vision = name == PROJECTION["vision"] or name.startswith("vision_model.")
+            found.setdefault("vision" if is_vision else "text", []).append(name)
+        return found
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
+    def save_pretrained(self, save_directory: str | Path, plots: Sequence[str] = ()) -> None:
         """
         Saves the patch as a folder of four files. Written aside first and moved in: a failure leaves no half a patch.
 
         Args:
             save_directory (`str` or `Path`): The folder; made if it does not exist.
+            plots (`Sequence[str]`, *optional*): File names of pictures that lie in the folder and belong on the card.
         """
         target = Path(save_directory)
         if target.is_file():
             raise NotADirectoryError(f"{target} is a file. Give a folder for the patch to be saved in.")
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patch-") as folder:
-            self.config.save_pretrained(folder)
-            save_file(self.tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"})
-            (Path(folder) / REPORT).write_text(
-                json.dumps(self.report, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-            )
-            (Path(folder) / CARD).write_text(render_card(self.config, self.report), encoding="utf-8")
+            self._write(Path(folder), source=str(save_directory), plots=plots)
             for name in (WEIGHTS, CONFIG, REPORT, CARD):
                 shutil.move(Path(folder) / name, target / name)
+
+    def _write(self, folder: Path, **card: Any) -> None:
+        self.config.save_pretrained(str(folder))
+        save_file(self.tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_json(folder / REPORT, self.report)
+        fields = read_json(folder / CONFIG)
+        # not of the card, which people edit on the Hub
+        fields["content_sha256"] = {
+            "weights": sha256_of(folder / WEIGHTS),
+            "report": sha256_of_fields(self.report),
+            "config": content_of(fields),
+        }
+        _write_json(folder / CONFIG, fields)
+        deltas = self.deltas
+        shapes = {name: tuple(delta.shape) for name, delta in deltas.items()}
+        norms = {name: float(delta.double().norm()) for name, delta in deltas.items()}
+        with understood(self.report):
+            text = render_card(self.config, self.report, shapes=shapes, norms=norms, **card)
+        (folder / CARD).write_text(text, encoding="utf-8")
 
     def push_to_hub(
         self,
@@ -151,9 +199,12 @@ class UnlearningPatch:
         commit_message: str | None = None,
         create_pr: bool = False,
         revision: str | None = None,
+        subfolder: str | None = None,
+        license: str | None = None,
     ) -> str:
         """
-        Publishes the patch on the Hub: its four files in one commit, so that an interrupted push leaves nothing.
+        Publishes the patch on the Hub: its four files in one commit, so that an interrupted push leaves nothing. Where matplotlib
+        (extra `plots`) is installed and there is a report, its pictures are on the card.
 
         Args:
             repo_id (`str`): Repository id, `"user/name"`; made if it does not exist.
@@ -162,14 +213,23 @@ class UnlearningPatch:
             commit_message (`str`, *optional*): Defaults to one that names the concept.
             create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead of committing.
             revision (`str`, *optional*): Branch to commit to.
+            subfolder (`str`, *optional*): A folder of the repository, where that holds several patches.
+            license (`str`, *optional*): The licence of the delta, by an identifier that the Hub knows, e.g. `"apache-2.0"`.
 
         Returns:
-            `str`: The commit's address.
+            `str`: The address of the commit, or of the pull request.
+
+        Raises:
+            HubConnectionError: If the connection breaks. The repository is as it was then.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            # before the whole name is known: where no owner is named it is one's own
+            hub.check_subfolder(subfolder)
+            repo_id = hub.find_repository(repo_id, private, token)
+            plots = draw_plots(self.report, Path(folder))
+            self._write(Path(folder), source=repo_id, subfolder=subfolder, licence=license, plots=plots)
             message = commit_message or f"Upload an unlearning patch for {self.config.concept!r}"
-            return hub.upload(folder, repo_id, message, private, token, create_pr, revision)
+            return hub.upload(folder, repo_id, message, token, create_pr, revision, subfolder)
 
     @classmethod
     def from_pretrained(
@@ -190,28 +250,66 @@ class UnlearningPatch:
         """
         if Path(source).is_file():
             return cls._from_file(Path(source))
-        folder = Path(source) / (subfolder or "")
-        if not Path(source).is_dir():
-            if str(source).startswith(("/", ".", "~")):
-                raise NoSuchFolderError(str(source), "a patch")
-            folder = hub.download(str(source), (WEIGHTS, CONFIG, REPORT, CARD), subfolder, revision, **hub_kwargs)
-        if not (folder / WEIGHTS).is_file():
+        if Path(source).is_dir():
+            return cls._from_folder(Path(source) / (subfolder or ""))
+        if str(source).startswith(("/", ".", "~")):
+            raise NoSuchFolderError(str(source), "a patch")
+        files = (WEIGHTS, CONFIG, REPORT, CARD)
+        folder = hub.download(str(source), files, subfolder, revision, **hub_kwargs)
+        if not (folder / WEIGHTS).exists():
+            where = "".join(
+                f", {what} {value!r}" for what, value in (("revision", revision), ("folder", subfolder)) if value
+            )
+            raise CorruptPatchError(
+                f"{source}{where} holds no {WEIGHTS}: there is no patch, or it is not in the cache."
+            )
+        try:
+            return cls._from_folder(folder)
+        except ValueError:
+            if not hub.is_offline(hub_kwargs.get("local_files_only", False)):
+                hub.discard(folder / name for name in files)  # or it would be found in the cache for ever
+            raise
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> "UnlearningPatch":
+        if not os.path.lexists(folder / WEIGHTS):
             pickles = [
                 path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")
             ]
             found = f"only {', '.join(pickles)}, which may run code when read" if pickles else "no such file"
             raise CorruptPatchError(f"{folder} holds {found}. A patch is loaded from {WEIGHTS} alone.")
-        config = _read_config(folder)
-        tensors = _read_tensors(folder / WEIGHTS)
-        report = {}
-        if (folder / REPORT).is_file():
-            try:
-                report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise CorruptPatchError(f"{folder / REPORT} is not valid JSON ({error}).") from error
-            if not isinstance(report, dict):
-                raise CorruptPatchError(f"{folder / REPORT} holds a {type(report).__name__}, not a report.")
-        return cls(config, tensors, report)
+        config = SlugConfig.from_pretrained(str(folder))
+        if not isinstance(config, SlugConfig):
+            raise CorruptPatchError(f"{folder} holds a {config.peft_type} adapter, not an unlearning patch (SLUG).")
+        written = read_json(folder / CONFIG)
+        unknown = sorted(key for key, value in written.items() if value and key not in SlugConfig.__dataclass_fields__)
+        if unknown:
+            raise CorruptPatchError(
+                f"The config in {folder} holds {', '.join(unknown)}, which no unlearning patch has."
+            )
+        library = (config.auto_mapping or {}).get("parent_library") or "transformers"
+        if (
+            config.modules_to_save
+            or config.exclude_modules
+            or library.partition(".")[0] not in ("transformers", "diffusers")
+        ):
+            raise CorruptPatchError(
+                f"The config in {folder} asks for more than a delta (modules_to_save={config.modules_to_save}, "
+                f"parent_library={library!r}). That is no unlearning patch."
+            )
+        report, known = {}, written.get("content_sha256") or {}
+        if os.path.lexists(folder / REPORT):
+            report = read_json(folder / REPORT, MOST_REPORT)
+        elif "report" in known:
+            logger.warning(
+                f"{folder} has no {REPORT}, which was published with the patch: nothing is known of how well it does."
+            )
+        if report and "report" in known and sha256_of_fields(report) != known["report"]:
+            raise CorruptPatchError(
+                f"{folder / REPORT} is not what was published with the patch: its hash differs from the one in {CONFIG}. What "
+                f"it says can't be trusted. Get the patch again from its author."
+            )
+        return cls(config, read_tensors(folder / WEIGHTS), report)
 
     @classmethod
     def _from_file(cls, file: Path) -> "UnlearningPatch":
@@ -219,7 +317,7 @@ class UnlearningPatch:
             raise CorruptPatchError(f"{file} is not a .safetensors file. A patch is loaded from {WEIGHTS} alone.")
         if (file.parent / CONFIG).is_file() and file.name == WEIGHTS:
             return cls.from_pretrained(file.parent)
-        return cls.from_tensors(_read_tensors(file))
+        return cls.from_tensors(read_tensors(file))
 
     def new_weights(self, model: nn.Module, weight: float = 1.0, strict: bool = True) -> dict[str, torch.Tensor]:
         """
@@ -258,17 +356,40 @@ class UnlearningPatch:
         peft_model.eval()
         return peft_model
 
+    def to_lora(self, rank: int | None = None, tol: float = 1e-4) -> LoraExport:
+        """
+        Turns the patch into a standard LoRA, which tools without this package can load: `Δ ≈ up·down`.
+
+        Args:
+            rank (`int`, *optional*): The rank. Defaults to the smallest that leaves `tol` of every delta at most.
+            tol (`float`, *optional*, defaults to 1e-4): The largest `‖Δ − up·down‖ / ‖Δ‖`; with `rank`, beyond it there is a warning.
+
+        Returns:
+            [`LoraExport`]: With the rank, the residual, and `save_pretrained(folder, format="peft" | "diffusers" | "kohya")`.
+
+        Raises:
+            UnsupportedModelError: If the patch changes anything but matrices.
+        """
+        ups, downs, rank, residual = factorize_to(self.deltas, rank, tol)
+        if max(residual.values()) > tol:
+            logger.warning(
+                f"Rank {rank} leaves {max(residual.values()):.2%} of the delta out (tol={tol:g}): the concept may come back. Without "
+                f"`rank` the smallest sufficient one is taken."
+            )
+        return LoraExport(ups, downs, rank, residual, self.config.concept, self.config.base_model_name_or_path)
+
     def _check(self, what: str) -> None:
         parts: dict[str, set[str]] = {}
         for key, tensor in self.tensors.items():
             name, _, part = str(key).removeprefix(_PREFIX).rpartition(".")
             if not str(key).startswith(_PREFIX) or part not in (_DENSE, _UP, _DOWN):
                 raise CorruptPatchError(f"{what} holds the unknown key {key!r}. Expected {_PREFIX}<module>.{_DENSE}.")
-            is_float = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+            is_float = isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32
             # a finite sum has finite terms, and is found much sooner
             if not is_float or not (tensor.sum().isfinite() or torch.isfinite(tensor).all()):
-                raise CorruptPatchError(f"{what} holds NaN or infinite values, or no floating-point ones, at {key!r}.")
+                raise CorruptPatchError(f"{what} holds NaN or infinite values, or no float32 ones, at {key!r}.")
             parts.setdefault(name, set()).add(part)
+        check_fingerprint(self.config.base_fingerprint or {})
         wanted = self.config.target_modules
         if not parts or (isinstance(wanted, (set, list)) and set(parts) != set(wanted)):
             expected = ", ".join(sorted(wanted)) if isinstance(wanted, (set, list)) else str(wanted)
@@ -289,15 +410,29 @@ class UnlearningPatch:
                     )
 
 
-def _read_config(folder: Path) -> SlugConfig:
-    config = SlugConfig.from_pretrained(str(folder))
-    if not isinstance(config, SlugConfig):
-        raise CorruptPatchError(f"{folder} holds a {config.peft_type} adapter, not an unlearning patch (SLUG).")
-    return config
-
-
-def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+@contextmanager
+def understood(report: dict[str, Any]) -> Iterator[None]:
+    """Makes an error of whatever a report holds in place of what it should a [`CorruptPatchError`]."""
     try:
-        return load_file(file)
-    except Exception as error:
-        raise CorruptPatchError(f"{file} can't be read ({error}). Save or download it again.") from error
+        yield
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
+        if not report:
+            raise
+        raise CorruptPatchError(
+            f"The report of the patch is not one of an unlearning run ({type(error).__name__}: {error}). Get the patch again from its "
+            f"author, or delete {REPORT}."
+        ) from error
+
+
+def draw_plots(report: dict[str, Any], folder: Path) -> list[str]:
+    """Draws the pictures of a report into a folder, where there is a report and matplotlib is installed; returns their names."""
+    from . import plots
+
+    try:
+        return [path.name for path in plots.save_plots(report, folder)] if "layers" in report else []
+    except MissingDependencyError:
+        return []
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The report of a run: what was found, on which data, with which software, at what cost. Fractions are in [0, 1]."""
 
+import hashlib
 import math
 import platform
 import sys
@@ -101,6 +102,23 @@ def describe_data(parts: dict[str, Pairs], **settings: Any) -> dict[str, Any]:
     return described | settings
 
 
+def describe_gradients(gradients: Mapping[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """
+    Names the statistics of the retain set that a layer was chosen by: the norm of its gradient, and a hash of it.
+
+    Who has the retain set, or its gradients from another run (`retain_gradients=`), can tell by them whether it is the same.
+    """
+    return {
+        name: {
+            "gradient_norm": float(gradient.double().norm()),
+            "gradient_sha256": hashlib.sha256(
+                gradient.detach().float().cpu().contiguous().numpy().tobytes()
+            ).hexdigest(),
+        }
+        for name, gradient in gradients.items()
+    }
+
+
 def describe_layers(scores: Sequence[LayerScore]) -> list[dict[str, Any]]:
     """Returns the scores of all candidates."""
     return [
@@ -162,6 +180,7 @@ def build_report(
     compared: tuple[dict[str, float], dict[str, float], dict[str, Any]],
     cost: dict[str, Any],
     data: dict[str, Any],
+    retain_statistics: dict[str, Any],
     seed: int,
 ) -> dict[str, Any]:
     """
@@ -208,12 +227,16 @@ def build_report(
             "n_forget": n_forget,
             "n_retain": n_retain,
             "n_names": len(tester.names),
+            "names": list(tester.names),
+            "templates": list(getattr(tester, "templates", ())),
             "neighbors": similarity.pop("neighbors", []),
+            "neighbor_accuracy": similarity.pop("neighbor_accuracy", {}),
             "fa_interval": list(wilson_interval(round(after["fa1"] * n_forget), n_forget)),
         },
         "similarity": similarity,
         "cost": cost,
         "data": data,
+        "retain_statistics": retain_statistics,
         "software": describe_software(),
         "seed": seed,
     }

@@ -10,6 +10,7 @@ from torch import Tensor
 from .arithmetic import compose
 from .encoders import STACK, Encoder
 from .patch import UnlearningPatch
+from .towers import Tower
 
 
 _BLOCK = 1 << 17  # elements
@@ -34,10 +35,11 @@ class Stack:
     enabled: bool = True
     deltas: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
-    def added(self, name: str, patch: UnlearningPatch, weight: float) -> "Stack":
-        """This stack with one more patch, active."""
+    def added(self, name: str, patch: UnlearningPatch, weight: float, tower: Tower) -> "Stack":
+        """This stack with one more patch, active: with what it changes of the encoder's tower."""
         deltas = {module: dict(own) for module, own in self.deltas.items()}
-        for module, delta in patch.deltas.items():
+        modules = patch.modules_by_tower.get(tower, [])
+        for module, delta in ((module, delta) for module, delta in patch.deltas.items() if module in modules):
             deltas.setdefault(module, {})[name] = delta
         return replace(
             self,

@@ -29,7 +29,15 @@ from .objectives import (
 )
 from .parts import common_concept, load_parts, warn_of_overlap
 from .patch import UnlearningPatch
-from .report import build_report, describe_data, describe_host, describe_model, peak_memory, warn_of_failure
+from .report import (
+    build_report,
+    describe_data,
+    describe_gradients,
+    describe_host,
+    describe_model,
+    peak_memory,
+    warn_of_failure,
+)
 from .result import UnlearningResult
 from .scores import score_layers, select_layers
 from .search import prepare, search
@@ -321,6 +329,7 @@ def unlearn(
             data=describe_data(
                 parts, overlap=overlap, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated
             ),
+            retain_statistics=describe_gradients({name: retain_gradients[name] for name in best.layer.modules}),
             seed=seed,
         )
     warn_of_failure(patch.report, tester.primary_metric)

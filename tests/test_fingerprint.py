@@ -61,3 +61,20 @@ def test_weights_that_cannot_be_read_are_passed_over():
     fingerprint = compute_fingerprint({"fc1": weight()})
     verify_fingerprint({"fc1": weight(1).to("meta")}, fingerprint)
     verify_fingerprint({"fc1": torch.zeros(192, 1, dtype=torch.uint8)}, fingerprint)
+
+
+def test_the_error_lists_all_that_differs_and_counts_what_does_not():
+    torch.manual_seed(0)
+    weights = {name: torch.randn(4, 3) for name in ("a", "b", "c", "d")}
+    known = compute_fingerprint(weights)
+    other = weights | {"b": weights["b"] * 1.5, "c": torch.randn(5, 3)}
+    with pytest.raises(WrongBaseError) as caught:
+        verify_fingerprint(other, known, base_name="user/clip")
+    lines = str(caught.value).splitlines()
+    assert "user/clip" in lines[0] and [line.split(".weight")[0].strip() for line in lines[1:3]] == ["b", "c"]
+    assert (
+        "50.0% apart" in lines[1]
+        and "(5, 3)" in lines[2]
+        and "(4, 3)" in lines[2]
+        and "2 others are the same" in lines[3]
+    )

@@ -143,6 +143,7 @@ def test_the_card_has_the_hubs_metadata_and_the_numbers(tmp_path):
     assert card.data.library_name == "peft" and "unlearning" in card.data.tags
     assert {r.metric_name: r.metric_value for r in card.data.eval_results} == {"FA@1": 0.0, "FA@5": 0.125, "TA": 0.875}
     assert "87.50%" in card.text and "seed 3" in card.text and "NOT forgotten" not in card.text
+    assert all(f"| `{name}` | " in card.text for name in MODULES)
     patch.config.base_model_name_or_path = "/home/me/clip"  # no model id: the Hub would refuse the card
     patch.save_pretrained(tmp_path)
     assert ModelCard.load(tmp_path / CARD).data.base_model is None
@@ -152,6 +153,8 @@ def rewrite(folder, change):
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS)
+    fields = json.loads((folder / CONFIG).read_text())  # whoever forges a patch leaves its hashes out
+    (folder / CONFIG).write_text(json.dumps(fields | {"content_sha256": None}))
 
 
 KEY = f"base_model.model.{MODULES[0]}.slug_delta"

@@ -7,7 +7,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
-from tuner_helpers import TEXT_FC1, VISION_FC1, VISION_OUT, assert_bits, bits, config, make_clip, slug_layers
+from tuner_helpers import TEXT_FC1, VISION_FC1, VISION_OUT, assert_bits, bits, config, slug_layers
+
+from hf_slug.errors import CorruptPatchError
 
 
 def break_file(folder, tensors, fault):
@@ -81,13 +83,13 @@ def test_damaged_files_through_transformers(clip, patch, fault):
     assert not slug_layers(clip)
 
 
-def test_half_precision_files_are_widened(clip, patch):
+def test_a_delta_is_float32_or_none(clip, patch):
     folder, tensors = patch
     save_file({name: value.half() for name, value in tensors.items()}, folder / "adapter_model.safetensors")
     for meta in (False, True):
-        model = PeftModel.from_pretrained(make_clip(), folder, low_cpu_mem_usage=meta)
-        for layer in slug_layers(model).values():
-            assert layer.slug_delta["default"].dtype == torch.float32
+        with pytest.raises(CorruptPatchError, match="not float32"):
+            PeftModel.from_pretrained(clip, folder, low_cpu_mem_usage=meta)
+    assert not slug_layers(clip)
 
 
 def test_broken_delta_is_not_merged_safely(clip):

@@ -68,7 +68,7 @@ class ZeroShotEvaluator:
         self.concept = [name.casefold() for name in self.names].index(concept.casefold())
         labels = label(retain, self.names, self.templates, "retain set")
         kept = [i for i, own in enumerate(labels) if own != self.concept]
-        self.forget, self.retain = forget, retain.subset(kept)
+        self.forget, self.retain, self.given_retain = forget, retain.subset(kept), retain
         self.n_forget, self.n_retain = len(self.forget), len(self.retain)
         self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.long)
         self.primary_metric = f"fa{k or (1 if len(self.names) < _SMALL_LABEL_SPACE else 5)}"
@@ -77,10 +77,19 @@ class ZeroShotEvaluator:
 
     def __call__(self, model: PreTrainedModel) -> Metrics:
         """Measures the model as it is."""
+        return self.measure(model)
+
+    def measure(self, model: PreTrainedModel, neighbors: Sequence[int] | None = None) -> Metrics:
+        """Measures the model as it is; `ta_neighbors` over given names, e.g. those that were near before a change."""
         classes = self._classes(model, None)
         forget = embed_images(model, self.processor, self.forget, self.batch_size, "forget accuracy")
         retain = embed_images(model, self.processor, self.retain, self.batch_size, "retained accuracy")
-        return self.forgotten(forget, classes) | self.retained(retain, classes, self.neighbors(classes))
+        near = self.neighbors(classes) if neighbors is None else neighbors
+        return self.forgotten(forget, classes) | self.retained(retain, classes, near)
+
+    def find_neighbors(self, model: PreTrainedModel) -> list[int]:
+        """Returns the names (their indices) most like the concept to the model as it is."""
+        return self.neighbors(self._classes(model, None))
 
     def prepare(self, model: PreTrainedModel) -> "PreparedZeroShot":
         """Embeds once, at the original weights, what a change of one layer can't change."""
@@ -96,14 +105,16 @@ class ZeroShotEvaluator:
 
     def retained(self, images: torch.Tensor, classes: torch.Tensor, neighbors: Sequence[int]) -> Metrics:
         """Returns `ta` and `ta_neighbors` of embedded retain images."""
-        scores = normalize(images) @ classes.T
-        if not torch.isfinite(scores).all():
-            return {"ta": 0.0, "ta_neighbors": 0.0}
-        right = (scores.argmax(1).cpu() == self.labels).double()
-        by_name = {int(own): float(right[self.labels == own].mean()) for own in self.labels.unique()}
+        by_name = self.accuracies(images, classes)
         near = [by_name[own] for own in neighbors if own in by_name]
         ta = sum(by_name.values()) / len(by_name)
         return {"ta": ta, "ta_neighbors": sum(near) / len(near) if near else ta}
+
+    def accuracies(self, images: torch.Tensor, classes: torch.Tensor) -> dict[int, float]:
+        """Returns the accuracy of embedded retain images by name (its index); 0 where scores are not finite."""
+        scores = normalize(images) @ classes.T
+        right = (scores.argmax(1).cpu() == self.labels).double() * float(torch.isfinite(scores).all())
+        return {int(own): float(right[self.labels == own].mean()) for own in self.labels.unique()}
 
     def neighbors(self, classes: torch.Tensor, count: int = 5) -> list[int]:
         """Returns the names (their indices) most like the concept to the text tower."""
@@ -186,22 +197,30 @@ class PreparedZeroShot:
         Returns:
             `tuple[dict, dict, dict]`: Metrics before, metrics after, and for a picture the mean cosine of the images of some
             names with the texts of the same: `names`, `before` and `after` (lists of rows; the concept comes first), and
-            `neighbors`, the names that `ta_neighbors` is taken over.
+            `neighbors`, the names that `ta_neighbors` is taken over, and `neighbor_accuracy`, that of each (before, after).
         """
         evaluator, change = self.evaluator, [(layer, weights)]
         forget = self._embed(evaluator.forget, change, "forget accuracy")
         retain = self._embed(evaluator.retain, change, "retained accuracy")
-        metrics, cosines = [], []
+        metrics, cosines, by_name = [], [], []
         shown = [own for own in self.near if bool((evaluator.labels == own).any())]
         others = [int(own) for own in evaluator.labels.unique() if int(own) not in shown]
         shown = [evaluator.concept, *(shown + others)[:9]]
         for (gone, classes), (kept, _) in zip(forget, retain, strict=True):
             metrics.append(evaluator.forgotten(gone, classes) | evaluator.retained(kept, classes, self.near))
+            by_name.append(evaluator.accuracies(kept, classes))
             parts = [gone if own == evaluator.concept else kept[evaluator.labels == own] for own in shown]
             rows = torch.stack([(normalize(part) @ classes[shown].T).mean(0) for part in parts])
             cosines.append(rows.nan_to_num().tolist())
-        picture = {"names": [evaluator.names[i] for i in shown], "before": cosines[0], "after": cosines[1]}
+        picture: dict[str, Any] = {
+            "names": [evaluator.names[i] for i in shown],
+            "before": cosines[0],
+            "after": cosines[1],
+        }
         picture["neighbors"] = [evaluator.names[i] for i in self.near]
+        picture["neighbor_accuracy"] = {
+            evaluator.names[i]: [found[i] for found in by_name] for i in self.near if i in by_name[0]
+        }
         return metrics[0], metrics[1], picture
 
     def _embed(

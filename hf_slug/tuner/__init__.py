@@ -2,7 +2,7 @@
 """SLUG as a PEFT method. Importing this package makes it a PEFT type."""
 
 from .config import SlugConfig
-from .guard import guard_transformers
+from .guard import guard_peft, guard_transformers
 from .layer import SlugLayer, SlugLinear
 from .model import SlugModel
 from .registration import register
@@ -11,4 +11,5 @@ from .registration import register
 __all__ = ["SlugConfig", "SlugLayer", "SlugLinear", "SlugModel"]
 
 register(SlugConfig, SlugModel)
+guard_peft()
 guard_transformers()

@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .. import hub
 from ..errors import AdapterNameError, CorruptPatchError
+from ..files import MOST_BYTES, Header, check_file, read_header
 
 
+# Of one weight; the largest matrix of a CLIP in use has 14 million. Factors of a few kilobytes could stand for any number.
+_MOST_NUMBERS = 2**25
+_MOST_KEYS, _MOST_LETTERS = 2000, 500
 _RESERVED = frozenset(dir(nn.ParameterDict()))
 
 
@@ -54,52 +58,109 @@ def check_adapter_name(name: str, prefix: str, path_parts: Iterable[str]) -> Non
         raise AdapterNameError(f"The adapter name {name!r} {reason}. Choose another, such as 'forget-mickey'.")
 
 
-def check_weights_file(folder_or_repo: str, *, subfolder: Optional[str] = None, **download_kwargs: Any) -> bool:
+def find_file(
+    folder_or_repo: str, name: str, *, subfolder: Optional[str] = None, **download_kwargs: Any
+) -> Path | None:
     """
-    Look for damage in the weights of a patch without loading them into a model.
-
-    PEFT also reads weights that it pickled itself. They are unpickled here as tensors only, which refuses any code.
+    Find one file of a patch.
 
     Args:
         folder_or_repo (`str`):
-            The folder or the Hub repository id of the patch. Without weights in it there is nothing to check.
+            The folder or the Hub repository id of the patch.
+        name (`str`):
+            The file's name.
         subfolder (`str`, *optional*):
             A folder inside it.
         download_kwargs (additional keyword arguments, *optional*):
             Passed on to [`~huggingface_hub.hf_hub_download`]; PEFT then finds the file in the cache.
 
     Returns:
-        `bool`: Whether there are weights; a repository that can't be asked is taken to have some.
+        `Path`: The local file, or `None` if there is none of that name.
+    """
+    path = Path(folder_or_repo, subfolder or "", name)
+    if os.path.isdir(folder_or_repo):
+        return path if os.path.lexists(path) else None
+    return hub.fetch(folder_or_repo, name, subfolder, **download_kwargs)
+
+
+def read_announced(path: Path) -> Header:
+    """
+    Read what the weights of a patch announce, and look for damage, without loading them into a model.
+
+    PEFT also reads weights that it pickled itself. They are unpickled here as tensors only, which refuses any code.
+
+    Args:
+        path (`Path`):
+            The file.
+
+    Returns:
+        `dict`: By key, the dtype and the shape.
 
     Raises:
         CorruptPatchError: If the file can't be read.
     """
-    folder = os.path.join(folder_or_repo, subfolder or "")
-    for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            if os.path.isdir(folder_or_repo):
-                continue
-            try:
-                path = hf_hub_download(folder_or_repo, name, subfolder=subfolder, **download_kwargs)
-            except EntryNotFoundError:
-                continue
-            except OfflineModeIsEnabled:  # PEFT says so itself when it needs the file
-                return True
-        try:
-            if name == WEIGHTS_NAME:
-                torch.load(path, map_location="meta", weights_only=True)
-            else:
-                with safe_open(path, framework="pt") as file:  # reads the header and holds it against the file's size
-                    file.keys()
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    if path.name != WEIGHTS_NAME:
+        return read_header(path)
+    check_file(path, MOST_BYTES)
+    try:
+        tensors = torch.load(path, map_location="meta", weights_only=True)
+        return {key: (str(tensor.dtype), tuple(tensor.shape)) for key, tensor in tensors.items()}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+        raise CorruptPatchError(
+            f"The weights of the patch can't be read: {path} ({str(error).splitlines()[0]}). It is truncated, "
+            "damaged or not a plain set of tensors. Download it again, or ask its author for a "
+            f"`{SAFETENSORS_WEIGHTS_NAME}`."
+        ) from error
+
+
+def check_announced(header: Header, rank: Optional[int], where: Any) -> None:
+    """
+    Refuse deltas that are not float32, factors that are not of the announced rank, and such that stand for more than a CLIP
+    has, before memory is taken for them.
+
+    Args:
+        header (`dict`):
+            By key, the dtype and the shape.
+        rank (`int`, *optional*):
+            The rank that the config announces.
+        where (`Any`):
+            What to call the file in messages.
+
+    Raises:
+        CorruptPatchError: If there are such.
+    """
+    shapes = {key: shape for key, (_, shape) in header.items()}
+    if len(shapes) > _MOST_KEYS or any(len(key) > _MOST_LETTERS for key in shapes):
+        raise CorruptPatchError(
+            f"{where} holds {len(shapes):,} tensors or names that are longer than any module's. Nothing was loaded."
+        )
+    total = 0
+    for key, shape in shapes.items():
+        stem, _, part = key.rpartition(".")
+        if part.startswith("slug_") and header[key][0] not in ("F32", "torch.float32"):
             raise CorruptPatchError(
-                f"The weights of the patch can't be read: {path} ({str(error).splitlines()[0]}). It is truncated, "
-                "damaged or not a plain set of tensors. Download it again, or ask its author for a "
-                f"`{SAFETENSORS_WEIGHTS_NAME}`."
-            ) from error
-        return True
-    return False
+                f"The weights of the patch are not float32, as a delta always is: {where} holds {header[key][0]} for {stem}."
+            )
+        if part == "slug_up":
+            down = shapes.get(f"{stem}.slug_down", ())
+            if rank is None or shape[1:] != (rank,) or down[:1] != (rank,) or len(down) != 2:
+                raise CorruptPatchError(
+                    f"{where} holds factors of shape {shape} and {down} for {stem}; its config says rank {rank}."
+                )
+            total += shape[0] * down[1]
+            if shape[0] * down[1] > _MOST_NUMBERS or total > 2 * _MOST_NUMBERS:
+                raise CorruptPatchError(
+                    f"{where} holds factors of shape {shape} and {down} for {stem}: a weight of {shape[0] * down[1]:,} "
+                    f"numbers, more than any CLIP has. Nothing was loaded."
+                )
+        elif part == "slug_delta" and rank is not None and len(shape) > 1:
+            raise CorruptPatchError(f"{where} holds a dense delta for {stem}; its config says rank {rank}.")
+        elif part == "slug_delta":
+            total += math.prod(shape)
+            if math.prod(shape) > _MOST_NUMBERS or total > 2 * _MOST_NUMBERS:
+                raise CorruptPatchError(
+                    f"{where} holds a delta of shape {shape} for {stem}: more numbers than any CLIP has. Nothing was loaded."
+                )
 
 
 def check_tensors(

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""Check a patch before transformers' `model.load_adapter` loads it.
+"""Check a patch before PEFT's and transformers' `load_adapter` load it.
 
-That method reads adapter files by itself, without PEFT's hooks: it logs a missing delta, takes NaN, and copies
+PEFT asks the Hub for the weights once more when it has changed the model already; from then on they are read from where they
+were found and checked. The method of transformers reads adapter files by itself, without PEFT's hooks: it logs a missing delta, takes NaN, and copies
 whatever else the file names into the model. So the file is held against its config before the method runs.
 """
 
@@ -9,16 +10,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import CONFIG_NAME
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor, nn
 from transformers.integrations.peft import PeftAdapterMixin
 
+from .. import hub
+from ..errors import CorruptPatchError
 from .checks import check_tensors
 from .config import SlugConfig
 from .deltas import delta_shape
@@ -78,6 +85,10 @@ def check_fits(model: nn.Module, config: SlugConfig, tensors: Mapping[str, Tenso
         check_tensors({name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}, expected, others)
 
 
+# What says where in a repository a patch is.
+_PLACES = ("subfolder", "revision", "cache_dir", "force_download", "local_files_only", "token", "use_auth_token")
+
+
 def _options(load_config: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     given = {**(getattr(load_config, "download_kwargs", None) or {}), **kwargs, **(kwargs.get("adapter_kwargs") or {})}
     options, _, _ = SlugConfig._split_kwargs({key: value for key, value in given.items() if value is not None})
@@ -89,6 +100,42 @@ def _is_slug(source: Any, options: Mapping[str, Any]) -> bool:
         return PeftConfig._get_peft_type(source, **options) == "SLUG"
     except Exception:  # whatever is wrong with it, transformers says so better than this look ahead
         return False
+
+
+def guard_peft() -> None:
+    """
+    Make PEFT read the weights of a patch from the local folder where its config was found, and fetch a config once more that
+    arrived damaged: it would lie in the cache for ever, and nobody could tell any more whose it was.
+    """
+    original, look_up = PeftModel.load_adapter, cast(Any, PeftConfig._get_peft_type).__func__
+    if hasattr(original, "_slug_guard"):
+        return
+
+    @functools.wraps(look_up)
+    def get_peft_type(cls: Any, model_id: Any, **options: Any) -> Any:
+        try:
+            return look_up(cls, model_id, **options)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            if os.path.isdir(model_id) or hub.fetch(str(model_id), CONFIG_NAME, **options) is None:
+                raise CorruptPatchError(f"The {CONFIG_NAME} of {model_id} is no valid JSON ({error}).") from error
+            return look_up(cls, model_id, **options)
+
+    @functools.wraps(original)
+    def load_adapter(self: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        config = self.peft_config.get(adapter_name)  # `from_pretrained` has read it
+        if config is None and not os.path.isdir(model_id):
+            options, _, _ = SlugConfig._split_kwargs(kwargs)
+            if _is_slug(model_id, options):
+                config = SlugConfig.from_pretrained(model_id, **options)
+        folder = getattr(config, "folder", None)
+        if folder is not None and not os.path.isdir(model_id):
+            model_id = folder
+            kwargs = {key: value for key, value in kwargs.items() if key not in _PLACES}
+        return original(self, model_id, adapter_name, *args, **kwargs)
+
+    PeftConfig._get_peft_type = classmethod(get_peft_type)  # type: ignore[method-assign, assignment]
+    load_adapter._slug_guard = True  # type: ignore[attr-defined]
+    PeftModel.load_adapter = load_adapter  # type: ignore[method-assign]
 
 
 def guard_transformers() -> None:

@@ -238,6 +238,33 @@ class SlugModel(BaseTuner):
             raise
         return {name: value.to(torch.float32) if name in keys else value for name, value in found.items()}
 
+    def adapter_tensors(self, adapter_name: str) -> dict[str, Tensor]:
+        """The tensors of an adapter, keyed as in its file."""
+        keys, state = self._adapter_keys(self.model, adapter_name), self.model.state_dict()
+        return {
+            PEFT_PREFIX + self._remove_adapter_name_from_key(in_file, adapter_name): state[key]
+            for key, (in_file, _) in keys.items()
+        }
+
+    def push_to_hub(self, repo_id: str, adapter_name: Optional[str] = None, **hub_kwargs: Any) -> str:
+        """
+        Publish an adapter as a patch, in one commit. See [`~hf_slug.UnlearningPatch.push_to_hub`].
+
+        Args:
+            repo_id (`str`):
+                Repository id, `"user/name"`.
+            adapter_name (`str`, *optional*):
+                Which adapter. May be left out where one is active.
+            hub_kwargs (additional keyword arguments, *optional*):
+                `private`, `token`, `commit_message`, `create_pr`, `revision`, `subfolder`.
+
+        Returns:
+            `str`: The address of the commit, or of the pull request.
+        """
+        from ..patch import UnlearningPatch
+
+        return UnlearningPatch.from_peft(self, adapter_name).push_to_hub(repo_id, **hub_kwargs)
+
     # ---------------------------------------------------------------- several adapters
 
     def add_weighted_adapter(self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str) -> None:

@@ -1,0 +1,152 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Reading files that strangers wrote: where they lie, how large they are and what they announce is looked at first."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .errors import CorruptPatchError
+
+
+# Far beyond any patch: the largest CLIP in use has matrices of 14 million numbers, and a few kilobytes of config for each.
+MOST_CONFIG, MOST_REPORT, MOST_BYTES = 2**20, 2**23, 2**29
+_MOST_HEADER = 2**20
+_MOST_DEPTH = 64
+
+Header = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def check_file(path: Path, most: int | None = None) -> None:
+    """
+    Looks at a file of a patch before it is opened.
+
+    Args:
+        path (`Path`): The file.
+        most (`int`, *optional*): How many bytes it may have.
+
+    Raises:
+        CorruptPatchError: If it is no plain file, is too large, or is a link to somewhere outside its folder. (The Hub's cache has
+            links of its own, from `snapshots` to `blobs`.)
+    """
+    try:
+        target, folder = path.resolve(), path.parent.resolve()
+    except (OSError, RuntimeError) as error:  # a loop
+        raise CorruptPatchError(f"{path} leads nowhere ({error}).") from error
+    if path.is_symlink() and folder not in target.parents and not _is_cached(folder, target):
+        raise CorruptPatchError(
+            f"{path} is a link to {target}, outside of its folder. A patch is made of plain files: copy it there if you trust it."
+        )
+    if not target.is_file():
+        raise CorruptPatchError(f"{path} is no plain file. Get the patch again from its author.")
+    size = target.stat().st_size
+    if most is not None and size > most:
+        raise CorruptPatchError(
+            f"{path} has {size:,} bytes; no patch needs more than {most:,} there. It was not read."
+        )
+
+
+def _is_cached(folder: Path, target: Path) -> bool:
+    """Whether it is a file of the Hub's cache: `models--user--patch/snapshots/<commit>/…` to `models--user--patch/blobs/<hash>`."""
+    repository = next((parent.parent for parent in (folder, *folder.parents) if parent.name == "snapshots"), None)
+    return repository is not None and target.parent == repository / "blobs"
+
+
+def read_json(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
+    """
+    Reads a JSON object.
+
+    Args:
+        path (`Path`): The file.
+        most (`int`, *optional*): How many bytes it may have.
+
+    Raises:
+        CorruptPatchError: If the file is anything else, or too large or too deep to be part of a patch.
+    """
+    check_file(path, most)
+    try:
+        found = json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise CorruptPatchError(f"{path} is not valid JSON ({error or type(error).__name__}).") from error
+    if not isinstance(found, dict):
+        raise CorruptPatchError(f"{path} holds a {type(found).__name__}, expected an object.")
+    if _is_deeper(found, _MOST_DEPTH):
+        raise CorruptPatchError(f"{path} is nested more than {_MOST_DEPTH} levels deep. It is no part of a patch.")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is more than a number can be")
+    return number
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_is_deeper(part, depth - 1) for part in parts)
+
+
+def read_header(path: Path) -> Header:
+    """
+    Reads what a `.safetensors` file announces, without its tensors.
+
+    Returns:
+        `dict`: By key, the dtype (as safetensors writes it, e.g. `"F32"`) and the shape.
+
+    Raises:
+        CorruptPatchError: If it is no such file, is truncated, or announces more than a patch can hold.
+    """
+    check_file(path, MOST_BYTES)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > _MOST_HEADER:
+            raise ValueError(f"its header claims {length:,} bytes")
+        with safe_open(path, framework="pt") as opened:  # holds the header against the file's size
+            parts = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
+            return {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in parts.items()}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CorruptPatchError(
+            f"The weights of the patch can't be read: {path} ({str(error).splitlines()[0]}). The file is truncated, damaged or no "
+            f"set of tensors. Save or download it again."
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """
+    Reads a `.safetensors` file.
+
+    Raises:
+        CorruptPatchError: If it can't be read.
+    """
+    from safetensors.torch import load_file
+
+    read_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise CorruptPatchError(f"{path} can't be read ({error}). Save or download it again.") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_fields(fields: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a JSON object, however it is laid out."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
