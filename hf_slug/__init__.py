@@ -20,6 +20,7 @@ methods.register()
 
 if TYPE_CHECKING:
     from .captions import filter_captions
+    from .composition import compose_patches
     from .data import Pairs, load_pairs
     from .evaluation import (
         ClassifierJudge,
@@ -59,6 +60,7 @@ _LAZY = {
     "ZeroShotEvaluator": "evaluation",
     "ZeroShotJudge": "evaluation",
     "generate_forget_set": "generated",
+    "compose_patches": "composition",
     "filter_captions": "captions",
     "load_pairs": "data",
     "delete_unlearning": "hosts",

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-slug demo`, `hf-slug unlearn`, `hf-slug inspect`.
+"""The command line: `hf-slug demo`, `unlearn`, `inspect`, `push`, `verify`, `compose` and `export`.
 
-Exit codes: 0 forgotten, 1 not forgotten (the patch is saved all the same, and says so), 2 nothing was done.
+Exit codes: 0 forgotten (or confirmed), 1 not (the patch is saved all the same, and says so), 2 nothing was done.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .loading import HOSTS
 from .output import check_output, finish
@@ -36,9 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     unlearn = commands.add_parser("unlearn", help="forget a concept of any CLIPModel, Stable Diffusion or LLaVA")
     add = unlearn.add_argument
-    add("--model", help="folder or Hub id of a CLIPModel; with --host it may be left out, or be the host itself")
-    add("--host", choices=HOSTS, help="what the patch is for: only layers that reach its output compete")
-    add("--host-model", metavar="MODEL", help="folder or Hub id of the host; default: the embedded miniature one")
+    _add_models(unlearn)
     add(
         "--objective",
         choices=("clip", "host"),
@@ -52,18 +51,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="what the search and the report go by: the CLIPModel's classification (default, cheap), or what the host does: "
         "generated pictures judged by a classifier, answers matched with names (default without a CLIPModel)",
     )
-    add("--judge", metavar="MODEL", help="image classifier for generated pictures; default: the CLIPModel, zero-shot")
-    add(
-        "--question", action="append", metavar="TEXT", help="what a LLaVA is asked of an image's name; may be repeated"
-    )
-    add(
-        "--images-per-prompt",
-        type=int,
-        metavar="N",
-        help="pictures generated of each prompt of the concept; default: so many that there are fifty, at least 4",
-    )
-    add("--inference-steps", type=int, metavar="N", help="denoising steps of generated pictures (default: 25)")
-    add("--guidance-scale", type=float, metavar="G", help="guidance of generated pictures (default: 7.5)")
     add("--forget", required=True, help="pairs of the concept: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
     add("--retain", required=True, help="pairs to keep, likewise")
     add("--concept", required=True, metavar="TEXT", help="the concept's name")
@@ -74,17 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     for part in ("validation", "test"):
         for what in ("forget", "retain"):
             add(f"--{part}-{what}", metavar="SET", help=f"{what} pairs for {part}; split off --{what} if not given")
-    add(
-        "--names",
-        type=Path,
-        metavar="FILE",
-        help="names to classify among, one a line or a JSON list; default: from the data",
-    )
-    add("--template", action="append", metavar="TEXT", help="how a name is said, with {} for it; may be repeated")
-    add("--image-column", default="image", metavar="C")
-    add("--text-column", default="text", metavar="C")
-    add("--name-column", default="name", metavar="C")
-    add("--batch-size", type=int, default=64, metavar="N")
+    _add_data(unlearn)
     add(
         "--retain-batch-size",
         type=int,
@@ -102,18 +79,118 @@ def build_parser() -> argparse.ArgumentParser:
         help="where retained accuracy is measured: at each layer's best step, at every step of the chosen layer, or at all",
     )
     add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder (extra `plots`)")
+    add("--json", action="store_true", help="print the report instead of a table")
+    unlearn.set_defaults(run=run_unlearn)
+
+    inspect = commands.add_parser("inspect", help="show what a patch changes, without loading any model")
+    _add_patch(inspect)
+    inspect.add_argument("--json", action="store_true", help="print it as JSON")
+    inspect.set_defaults(run=run_inspect)
+    _add_sharing(commands)
+    return parser
+
+
+def _add_sharing(commands: Any) -> None:
+    """`push`, `verify`, `compose` and `export`."""
+    push = commands.add_parser("push", help="publish a patch on the Hub, in one commit")
+    add = push.add_argument
+    add("patch", metavar="DIR", help="folder of a patch")
+    add("repo", metavar="REPO", help="repository id, user/name; made if it does not exist")
+    add("--private", action="store_true", help="a new repository is private")
+    add("--create-pr", action="store_true", help="open a pull request instead of committing")
+    add("--commit-message", metavar="TEXT")
+    add("--revision", metavar="BRANCH", help="branch to commit to")
+    add("--subfolder", metavar="DIR", help="a folder of the repository, where that holds several patches")
+    add("--license", metavar="ID", help="licence of the delta, e.g. apache-2.0")
+    add("--anyway", action="store_true", help="even if the concept was not forgotten")
+    add("--json", action="store_true", help="print the address as JSON")
+    push.set_defaults(run=lambda args: _sharing("push", args))
+
+    verify = commands.add_parser("verify", help="measure the numbers of a patch's card again")
+    add = verify.add_argument
+    _add_patch(verify)
+    _add_models(verify)
+    add("--component", metavar="NAME", help="which encoder of the host, where there are several")
+    add("--forget", required=True, metavar="SET", help="pairs of the concept, all for the measurement")
+    add("--retain", required=True, metavar="SET", help="pairs of other names, likewise")
+    add("--concept", metavar="TEXT", help="default: the patch's")
+    _add_data(verify)
+    add("--json", action="store_true", help="print it as JSON")
+    verify.set_defaults(run=lambda args: _sharing("verify", args))
+
+    compose = commands.add_parser("compose", help="make one patch out of several on the same base")
+    add = compose.add_argument
+    add("patches", nargs="+", metavar="PATCH", help="folders or Hub ids")
+    add("--weights", nargs="+", type=float, metavar="W", help="how much of each (default: 1 each)")
+    add("--output", required=True, type=Path, metavar="DIR", help="where the patch is saved")
+    add("--model", help="folder or Hub id of the base: measures every concept untouched, alone and together")
+    add("--forget", action="append", metavar="SET", help="with --model: pairs of each concept, in the patches' order")
+    add("--retain", metavar="SET", help="with --model: pairs of other names")
+    _add_data(compose)
+    add("--json", action="store_true", help="print the report as JSON")
+    compose.set_defaults(run=lambda args: _sharing("compose", args))
+
+    export = commands.add_parser("export", help="turn a patch into a standard LoRA, for tools without hf_slug")
+    add = export.add_argument
+    _add_patch(export)
+    add("--output", required=True, type=Path, metavar="DIR")
+    add("--format", choices=("peft", "diffusers", "kohya"), default="peft", help="whose keys (default: peft)")
+    add(
+        "--component",
+        default="text_encoder",
+        metavar="NAME",
+        help="text encoder of a pipeline (default: text_encoder)",
+    )
+    add("--rank", type=int, metavar="R", help="default: the smallest that leaves --tol of the delta")
+    add("--tol", type=float, default=1e-4, metavar="T", help="residual, relative to the delta (default: 1e-4)")
+    add("--json", action="store_true", help="print rank and residual as JSON")
+    export.set_defaults(run=lambda args: _sharing("export", args))
+
+
+def _add_patch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patch", metavar="PATCH", help="folder or Hub id of a patch")
+    parser.add_argument("--patch-revision", metavar="R", help="branch, tag or commit of the patch on the Hub")
+    parser.add_argument("--subfolder", metavar="DIR", help="folder of the patch in its repository")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    """What a CLIP, a host and the judge of its pictures are loaded from."""
+    add = parser.add_argument
+    add("--model", help="folder or Hub id of a CLIPModel; with --host it may be left out, or be the host itself")
+    add("--host", choices=HOSTS, help="Stable Diffusion or LLaVA: what the patch is for")
+    add("--host-model", metavar="MODEL", help="folder or Hub id of the host; default: the embedded miniature one")
+    add("--judge", metavar="MODEL", help="image classifier for generated pictures; default: the CLIPModel, zero-shot")
+    add(
+        "--question", action="append", metavar="TEXT", help="what a LLaVA is asked of an image's name; may be repeated"
+    )
+    add(
+        "--images-per-prompt",
+        type=int,
+        metavar="N",
+        help="pictures generated of each prompt of the concept; default: so many that there are fifty, at least 4",
+    )
+    add("--inference-steps", type=int, metavar="N", help="denoising steps of generated pictures (default: 25)")
+    add("--guidance-scale", type=float, metavar="G", help="guidance of generated pictures (default: 7.5)")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """How data is read, and how models are run."""
+    add = parser.add_argument
+    add(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="names to classify among, one a line or a JSON list; default: from the data",
+    )
+    add("--template", action="append", metavar="TEXT", help="how a name is said, with {} for it; may be repeated")
+    add("--image-column", default="image", metavar="C")
+    add("--text-column", default="text", metavar="C")
+    add("--name-column", default="name", metavar="C")
+    add("--batch-size", type=int, default=64, metavar="N")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", metavar="D")
     add("--device", metavar="D", help="cpu, cuda, …; default: what accelerate finds")
     add("--revision", default="main", metavar="R", help="revision of the model on the Hub")
     add("--seed", type=int, default=0)
-    add("--json", action="store_true", help="print the report instead of a table")
-    unlearn.set_defaults(run=run_unlearn)
-
-    inspect = commands.add_parser("inspect", help="show what a patch changes")
-    inspect.add_argument("patch", metavar="PATCH", help="folder or Hub id of a patch")
-    inspect.add_argument("--json", action="store_true", help="print it as JSON")
-    inspect.set_defaults(run=run_inspect)
-    return parser
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -161,6 +238,13 @@ def run_inspect(args: argparse.Namespace) -> int:
     from .inspection import run_inspect
 
     return run_inspect(args)
+
+
+def _sharing(command: str, args: argparse.Namespace) -> int:
+    """What becomes of a patch once it is made; see `hf_slug/sharing.py`."""
+    from . import sharing
+
+    return int(getattr(sharing, f"run_{command}")(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,48 +5,100 @@ import argparse
 import json
 from typing import Any
 
-from .tables import format_metrics, format_table
+from .patch import UnlearningPatch, understood
+from .tables import caution, format_metrics, format_table, verdict
 
 
-def run_inspect(args: argparse.Namespace) -> int:
-    """Shows what a patch changes, and what its report says of it."""
-    from .patch import UnlearningPatch
-
-    patch = UnlearningPatch.from_pretrained(args.patch)
+def describe_patch(patch: UnlearningPatch) -> dict[str, Any]:
+    """Returns all that a patch says of itself: what it changes, of which base, made how, from which data, and how well it did."""
     config, report = patch.config, patch.report
     known = config.base_fingerprint or {}
     changes: list[dict[str, Any]] = []
     for name, delta in patch.deltas.items():
-        norm = float(delta.double().norm())
-        base = known.get(name, {}).get("norm")
-        relative = norm / base if base else None
-        changes.append({"module": name, "shape": list(delta.shape), "delta_norm": norm, "relative_change": relative})
-    summary = {
+        norm, base = float(delta.double().norm()), known.get(name, {})
+        changes.append(
+            {
+                "module": name,
+                "shape": list(delta.shape),
+                "delta_norm": norm,
+                "relative_change": norm / base["norm"] if base.get("norm") else None,
+                "base_sha256": base.get("sha256", {}).get(base.get("dtype", "float32")),
+            }
+        )
+    return {
         "concept": config.concept,
         "base_model": config.base_model_name_or_path,
         "revision": config.revision,
         "tower": config.tower,
         "step_size": config.step_size,
+        "direction": config.direction,
+        "granularity": config.granularity,
         "rank": config.rank,
         "bytes": patch.num_bytes,
         "changes": changes,
-        "succeeded": report.get("succeeded"),
-        "metrics": report.get("metrics"),
+        **{key: report.get(key) for key in _FROM_REPORT},
     }
-    if args.json:
-        print(json.dumps(summary, indent=2))
-        return 0
-    kind = f"rank-{config.rank} factors" if config.rank else "dense"
-    print(
-        f"Forgets {config.concept!r} in {config.base_model_name_or_path or 'an unnamed base model'} ({config.tower} tower)."
+
+
+_FROM_REPORT = (
+    *(
+        "succeeded",
+        "host",
+        "objective",
+        "target",
+        "metrics",
+        "data",
+        "retain_statistics",
+        "composed_of",
+        "interference",
+        "stacked",
+    ),
+    *("cost", "software", "seed"),
+)
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Shows what a patch changes, and what its report says of it."""
+    patch = UnlearningPatch.from_pretrained(args.patch, subfolder=args.subfolder, revision=args.patch_revision)
+    with understood(patch.report):
+        text = json.dumps(describe_patch(patch), indent=2) if args.json else _show(patch)
+    # a stranger's words must not steer the terminal
+    print("".join(sign for sign in text if sign.isprintable() or sign == "\n"))
+    return 0
+
+
+def _show(patch: UnlearningPatch) -> str:
+    found, report = describe_patch(patch), patch.report
+    lines: list[str] = []
+    kind = f"rank-{found['rank']} factors" if found["rank"] else "dense"
+    revision = f" at {found['revision']}" if found["revision"] else ""
+    tower = f"{found['tower']} tower" if found["tower"] else "both towers"
+    lines.append(
+        f"Forgets {found['concept']!r} in {found['base_model'] or 'an unnamed base model'}{revision} ({tower})."
     )
-    print(f"Step size {config.step_size}, {kind}, {patch.num_bytes:,} bytes.\n")
+    step = f"Step size {found['step_size']}, " if found["step_size"] is not None else ""
+    lines.append(f"{step}{kind}, {found['bytes']:,} bytes.\n")
     rows = [
         [c["module"], "×".join(map(str, c["shape"])), f"{c['delta_norm']:.4g}"]
         + [f"{c['relative_change']:.1%}" if c["relative_change"] is not None else "?"]
-        for c in changes
+        + [f"{c['base_sha256'][:12]}…" if c["base_sha256"] else "unknown"]
+        for c in found["changes"]
     ]
-    print(format_table(["module", "shape", "‖Δ‖", "‖Δ‖/‖W‖"], rows))
+    lines.append(format_table(["module", "shape", "‖Δ‖", "‖Δ‖/‖W‖", "weights of the base"], rows))
+    for part in report.get("composed_of", []):
+        lines.append(
+            f"\nMade of {part['name']}: {part['concept']!r}, weight {part['weight']:g}, {', '.join(part['modules'])}"
+        )
+    if report.get("host"):
+        lines.append(
+            f"\nMade for the {report['host']['component']} of a {report['host']['class']}, objective {report['objective']}."
+        )
     if "metrics" in report:
-        print("\n" + format_metrics(report))
-    return 0
+        lines.append("\n" + format_metrics(report))
+        lines.append("\n".join(filter(None, [verdict(report), caution(report)])))
+    for part, known in (report.get("data") or {}).items():
+        if isinstance(known, dict):
+            lines.append(f"{part:18} {known['n']} pairs of {known['source']}, sha256 {known['sha256']}")
+    if report.get("software"):
+        lines.append("made with " + ", ".join(f"{name} {version}" for name, version in report["software"].items()))
+    return "\n".join(lines)

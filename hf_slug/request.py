@@ -49,7 +49,7 @@ def load_request(args: argparse.Namespace) -> Request:
     model = processor = None
     if clip_name is not None:
         model, processor = load_clip(clip_name, args.dtype, args.device, args.revision)
-    names = read_names(args.names) if args.names else None
+    names = read_names(args.names) if isinstance(args.names, Path) else args.names
     templates = tuple(args.template or ("a photo of {}",))
     columns = {f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")}
     settings: dict[str, Any] = {"names": names, "template": templates, **columns}
