@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from attachment_helpers import FC1, V_PROJ, make_patch
 from conftest import make_clip
+from packaging.version import Version
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -125,6 +127,10 @@ def of_one_caption(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    Version(diffusers.__version__) < Version("0.40"),
+    reason="this diffusers finds no layer of a text encoder of transformers 5.6, whoever made the LoRA",
+)
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
 def test_stock_diffusers_draws_what_the_patched_pipeline_draws(of_one_caption, tmp_path, format):
     folder, before, patched = of_one_caption

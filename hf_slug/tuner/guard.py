@@ -102,6 +102,13 @@ def _is_slug(source: Any, options: Mapping[str, Any]) -> bool:
         return False
 
 
+def _fetched_again(model_id: Any, options: Mapping[str, Any]) -> bool:
+    try:
+        return hub.fetch(str(model_id), CONFIG_NAME, **options) is not None
+    except (OSError, ValueError):
+        return False
+
+
 def guard_peft() -> None:
     """
     Make PEFT read the weights of a patch from the local folder where its config was found, and fetch a config once more that
@@ -115,10 +122,13 @@ def guard_peft() -> None:
     def get_peft_type(cls: Any, model_id: Any, **options: Any) -> Any:
         try:
             return look_up(cls, model_id, **options)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            if os.path.isdir(model_id) or hub.fetch(str(model_id), CONFIG_NAME, **options) is None:
+        except (ValueError, RecursionError) as error:
+            damaged = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, RecursionError))
+            if not os.path.isdir(model_id) and _fetched_again(model_id, options):
+                return look_up(cls, model_id, **options)
+            if damaged:
                 raise CorruptPatchError(f"The {CONFIG_NAME} of {model_id} is no valid JSON ({error}).") from error
-            return look_up(cls, model_id, **options)
+            raise  # PEFT's own word for a repository without one
 
     @functools.wraps(original)
     def load_adapter(self: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
