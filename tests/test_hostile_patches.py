@@ -27,7 +27,7 @@ from hf_slug.patch import CONFIG, REPORT, WEIGHTS
 
 KEY = f"base_model.model.{FC1}.slug_delta"
 UP, DOWN = KEY.replace("delta", "up"), KEY.replace("delta", "down")
-MOST_SECONDS, MOST_BYTES = 10, 2**30
+MOST_SECONDS, MOST_BYTES = 10, 2**30  # of the processor: others may be at work on the machine
 
 
 class Bomb:
@@ -338,14 +338,14 @@ def test_no_attack_succeeds(honest, tmp_path_factory, attack):
         model.load_adapter(str(folder))
 
     for load in (load_here, load_by_peft, load_by_transformers):
-        started = time.monotonic()
+        started = time.process_time()
         if load is not load_here and (kind in KEPT_BY_PEFT or _is_report_only(honest, folder)):
             continue  # PEFT reads no report
         with pytest.raises((ValueError, OSError, RuntimeError, TypeError, KeyError, AttributeError)) as caught:
             load()
         assert load is not load_here or isinstance(caught.value, (ValueError, OSError)), caught.value
         assert_same(model, before)
-        assert time.monotonic() - started < MOST_SECONDS
+        assert time.process_time() - started < MOST_SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < MOST_BYTES
     assert not (place / "executed").exists()
 
@@ -373,9 +373,9 @@ def test_an_honest_patch_is_loaded(honest):
 def test_a_regular_expression_that_never_ends_is_not_run(honest, tmp_path):
     folder = Path(shutil.copytree(honest, tmp_path / "patch"))
     set_config(folder, target_modules=r"(.*.*)*\.nothing$")
-    started = time.monotonic()
+    started = time.process_time()
     model = PeftModel.from_pretrained(make_clip(), folder)
-    assert time.monotonic() - started < MOST_SECONDS
+    assert time.process_time() - started < MOST_SECONDS
     assert model.peft_config["default"].target_modules == {FC1}  # what the file holds
 
 
