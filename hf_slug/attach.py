@@ -189,9 +189,9 @@ def read_original(weight: LiveWeight, name: str, stack: Stack) -> Tensor:
     kept, live = weight.original, weight.read()
     if kept is None:
         return live.clone()
-    expected = stack.compose(name, kept).to(live.device)
     if identical(live, kept.to(live.device)):  # somebody has put the original back: there is nothing to lose
         return kept
+    expected = stack.compose(name, kept).to(live.device)
     if not identical(live, expected) and not _is_rounding(weight, live, expected):
         raise ChangedWeightError(
             f"The weight of {name} is not what {', '.join(stack.patches)} left there: something else (a fused LoRA, training) has "

@@ -22,13 +22,13 @@ _MOST_DEPTH = 64
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def check_file(path: Path, most: int | None = None) -> None:
+def check_file(path: Path, most: int) -> None:
     """
     Looks at a file of a patch before it is opened.
 
     Args:
         path (`Path`): The file.
-        most (`int`, *optional*): How many bytes it may have.
+        most (`int`): How many bytes it may have.
 
     Raises:
         CorruptPatchError: If it is no plain file, is too large, or is a link to somewhere outside its folder. (The Hub's cache has
@@ -45,7 +45,7 @@ def check_file(path: Path, most: int | None = None) -> None:
     if not target.is_file():
         raise CorruptPatchError(f"{path} is no plain file. Get the patch again from its author.")
     size = target.stat().st_size
-    if most is not None and size > most:
+    if size > most:
         raise CorruptPatchError(
             f"{path} has {size:,} bytes; no patch needs more than {most:,} there. It was not read."
         )
