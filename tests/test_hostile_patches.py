@@ -379,6 +379,22 @@ def test_a_regular_expression_that_never_ends_is_not_run(honest, tmp_path):
     assert model.peft_config["default"].target_modules == {FC1}  # what the file holds
 
 
+def test_an_oversized_config_is_refused_before_it_is_parsed(honest, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(honest, tmp_path / "patch"))
+    (folder / CONFIG).write_text('{"peft_type": "SLUG", "a": [' + "[]," * 3_000_000 + "[]]}")
+    parsed = []
+    for name in ("load", "loads"):
+        monkeypatch.setattr(json, name, lambda *args, **kwargs: parsed.append(args))
+    for load in (
+        lambda model: load_unlearning(model, folder),
+        lambda model: PeftModel.from_pretrained(model, folder),
+        lambda model: model.load_adapter(str(folder)),
+    ):
+        with pytest.raises(CorruptPatchError, match="bytes"):
+            load(make_clip())
+    assert not parsed
+
+
 def test_links_of_the_hubs_cache_are_followed(honest, tmp_path):
     snapshot_folder, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
     snapshot_folder.mkdir(parents=True), blobs.mkdir()

@@ -2,8 +2,9 @@
 """Check a patch before PEFT's and transformers' `load_adapter` load it.
 
 PEFT asks the Hub for the weights once more when it has changed the model already; from then on they are read from where they
-were found and checked. The method of transformers reads adapter files by itself, without PEFT's hooks: it logs a missing delta, takes NaN, and copies
-whatever else the file names into the model. So the file is held against its config before the method runs.
+were found and checked. The method of transformers reads adapter files by itself, without PEFT's hooks: it logs a missing
+delta, takes NaN, and copies whatever else the file names into the model. So the file is held against its config before the
+method runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,6 +28,7 @@ from transformers.integrations.peft import PeftAdapterMixin
 
 from .. import hub
 from ..errors import CorruptPatchError
+from ..files import MOST_REPORT
 from .checks import check_tensors
 from .config import SlugConfig
 from .deltas import delta_shape
@@ -98,6 +101,8 @@ def _options(load_config: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _is_slug(source: Any, options: Mapping[str, Any]) -> bool:
     try:
         return PeftConfig._get_peft_type(source, **options) == "SLUG"
+    except CorruptPatchError:
+        raise
     except Exception:  # whatever is wrong with it, transformers says so better than this look ahead
         return False
 
@@ -107,6 +112,14 @@ def _fetched_again(model_id: Any, options: Mapping[str, Any]) -> bool:
         return hub.fetch(str(model_id), CONFIG_NAME, **options) is not None
     except (OSError, ValueError):
         return False
+
+
+def _refuse_oversized(config: Path) -> None:
+    """PEFT parses any config whole to learn whose it is; millions of values take it seconds and gigabytes."""
+    if config.is_file() and config.stat().st_size > MOST_REPORT:
+        raise CorruptPatchError(
+            f"{config} has {config.stat().st_size:,} bytes; no adapter needs more than {MOST_REPORT:,} there. It was not read."
+        )
 
 
 def guard_peft() -> None:
@@ -120,6 +133,7 @@ def guard_peft() -> None:
 
     @functools.wraps(look_up)
     def get_peft_type(cls: Any, model_id: Any, **options: Any) -> Any:
+        _refuse_oversized(Path(model_id, options.get("subfolder") or "", CONFIG_NAME))
         try:
             return look_up(cls, model_id, **options)
         except (ValueError, RecursionError) as error:
