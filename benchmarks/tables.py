@@ -1,0 +1,175 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""What all benchmarks share: runs that are kept and not repeated, what a run costs, intervals, and tables that say how they were made."""
+
+import json
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from tqdm.auto import tqdm
+
+from hf_slug.report import describe_software
+
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Runs:
+    """
+    Rows of a benchmark in a `.jsonl` file: a run that is there is not repeated, so a benchmark goes on where it was stopped.
+
+    Args:
+        name (`str`): The file's name in `benchmarks/results`, without its ending.
+        keys (`Sequence[str]`): The fields that say which run a row is.
+    """
+
+    def __init__(self, name: str, keys: Sequence[str]):
+        self.path, self.keys = RESULTS / f"{name}.jsonl", tuple(keys)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def key(self, row: dict[str, Any]) -> tuple:
+        return tuple(row[key] for key in self.keys)
+
+    def complete(
+        self,
+        function: Callable[[dict[str, Any]], dict[str, Any]],
+        tasks: Iterable[dict[str, Any]],
+        workers: int = 2,
+        after: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    ) -> list[dict[str, Any]]:
+        """
+        Runs what is not there yet, each in a process of its own (so that its peak of memory is its own) with one thread.
+
+        Args:
+            function (`Callable`): From a task to the further fields of its row. At the top of a module.
+            tasks (`Iterable[dict]`): The fields that say which run it is, and whatever else `function` needs.
+            workers (`int`, *optional*, defaults to 2): Processes at a time.
+            after (`Callable`, *optional*): Called with the rows after each run, e.g. to write the table.
+
+        Returns:
+            `list[dict]`: The rows of these tasks, in their order.
+        """
+        tasks = list(tasks)
+        done = {self.key(row) for row in self.rows}
+        left = [task for task in tasks if self.key(task) not in done]
+        if left:
+            self.path.parent.mkdir(exist_ok=True)
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(workers, _one_thread, maxtasksperchild=1) as pool:
+                made = pool.imap_unordered(_Run(function), left, chunksize=1)
+                for row in tqdm(made, total=len(left), desc=self.path.stem):
+                    self.rows.append(row)
+                    with self.path.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    after(self.rows)
+        by_key = {self.key(row): row for row in self.rows}
+        rows = [by_key[self.key(task)] for task in tasks]
+        after(rows)
+        return rows
+
+
+class _Run:
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]):
+        self.function = function
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        return {**task, **self.function(task)}
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Cost:
+    """What a piece of work cost: `seconds`, and `peak_bytes`, how far memory rose over where it started."""
+
+    def __init__(self) -> None:
+        self.seconds = self.peak_bytes = 0.0
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Measures wall time and the peak of memory (of the GPU where there is one, else resident memory) of what runs inside."""
+    cost, gpu = Cost(), torch.cuda.is_available()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    first = torch.cuda.memory_allocated() if gpu else _resident()
+    highest, stop = [first], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            highest[0] = max(highest[0], _resident())
+
+    watcher = None if gpu else threading.Thread(target=watch, daemon=True)
+    if watcher is not None:
+        watcher.start()
+    started = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - started
+        stop.set()
+        peak = torch.cuda.max_memory_allocated() if gpu else max(highest[0], _resident())
+        cost.peak_bytes = peak - first
+
+
+def _resident() -> int:
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % interval by Student's t over independent runs (0 for a single one)."""
+    if len(values) < 2:
+        return fmean(values), 0.0
+    return fmean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A fraction as a percentage, without a minus sign on zero."""
+    return f"{round(100 * value, digits) + 0.0:.{digits}f}"
+
+
+def percents(values: Sequence[float], digits: int = 2) -> str:
+    """Mean ± half an interval, in percent."""
+    mean, half = interval(values)
+    return f"{percent(mean, digits)} ± {percent(half, digits)}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join(lines)
+
+
+def write(name: str, parts: Sequence[str], note: str = "") -> None:
+    """
+    Writes `benchmarks/results/<name>.md`, ending with the command and the versions that made it.
+
+    Args:
+        name (`str`): Without its ending.
+        parts (`Sequence[str]`): Paragraphs and tables.
+        note (`str`, *optional*): More to say of how it was made.
+    """
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    versions = ", ".join(f"{package} {version}" for package, version in describe_software().items())
+    made = f"Made by `python benchmarks/{shlex.join(words)}` on {platform.machine()}, {os.cpu_count()} cores; {versions}. {note}"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text("\n\n".join([*parts, made.strip()]) + "\n", encoding="utf-8")
