@@ -68,6 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pairs contrasted with each other; default: --batch-size, at least 64",
     )
+    add(
+        "--risk",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of further images that may be recognised (default: 0.05)",
+    )
     add("--steps", type=int, default=10, metavar="K", help="trials per layer")
     add("--fa-at", type=int, choices=(1, 5), help="target FA@1 or FA@5; default: 5, or 1 under 50 names")
     add("--front-only", action="store_true", help="never search beyond the first front (the paper's way)")
@@ -219,6 +226,7 @@ def run_unlearn(args: argparse.Namespace) -> int:
         granularity=args.granularity,
         direction=args.direction,
         fa_at=args.fa_at,
+        risk=args.risk,
         steps=args.steps,
         front_only=args.front_only,
         rank=args.rank,

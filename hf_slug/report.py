@@ -209,6 +209,7 @@ def build_report(
             "value": goal,
             "known_before": found.was_known,
             "reached_on_validation": found.succeeded,
+            "risk": _plain(best.metrics.get("risk")),
             "contradicted_by_test": bool(contradicted),
             "damages_the_rest": bool(before["ta"] - after["ta"] > _HEAVY_FALL),
         },
@@ -254,6 +255,11 @@ def warn_of_failure(report: dict[str, Any], key: str) -> None:
         logger.warning(
             f"{concept!r} was NOT forgotten: {key} is {metrics['after'][key]:.1%} of {metrics['n_forget']} test {unit(report)} "
             f"({metrics['before'][key]:.1%} before). Try more steps, another tower, or a larger forget set."
+        )
+    elif target["risk"] is not None and target["risk"] > max(report["risk"], target["value"]):
+        logger.warning(
+            f"No layer forgets {concept!r} by a wide margin: of further images of it {target['risk']:.0%} may still be recognised. Give "
+            f"more of them to forget, or allow more steps."
         )
     if target["damages_the_rest"]:
         logger.warning(

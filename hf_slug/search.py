@@ -70,12 +70,13 @@ def search(
     trajectory: Literal["best", "chosen", "all"] = "best",
     host: Any = None,
     reserve: Iterable[Layer] = (),
+    risk: float = 0.05,
 ) -> Search:
     """
     Searches every layer, and chooses the one that keeps most.
 
     Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal the
-    smallest change relative to the weight.
+    smallest change relative to the weight, then the lowest risk. Where no layer brings the risk down, the target alone decides.
 
     Args:
         model (`nn.Module`): The CLIPModel, or a host's encoder; unchanged by this.
@@ -94,6 +95,8 @@ def search(
         reserve (`Iterable[Layer]`, *optional*):
             More layers, best first, searched one by one while none has forgotten the concept and kept the rest; with a
             [`BehaviourEvaluator`] only. An iterator may add a layer's directions just before it yields the layer.
+        risk (`float`, *optional*, defaults to 0.05):
+            Forgotten also means a `risk`, with an evaluator that estimates it, at or below this (or the target, if that allows more).
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -108,8 +111,13 @@ def search(
     goal = target if target is not None else float(evaluator.greater_is_better)
     key = evaluator.primary_metric
 
-    def is_forgotten(metrics: dict[str, Any]) -> bool:
+    allowed = risk if evaluator.greater_is_better else max(risk, goal)
+
+    def is_reached(metrics: dict[str, Any]) -> bool:
         return metrics[key] >= goal if evaluator.greater_is_better else metrics[key] <= goal
+
+    def is_forgotten(metrics: dict[str, Any]) -> bool:
+        return is_reached(metrics) and metrics.get("risk", 0.0) <= allowed
 
     def call(layer: Layer) -> Measure:
         def measure(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def search(
         return trial.metrics[key] * (-1 if evaluator.greater_is_better else 1)
 
     def best_of(trials: Sequence[Trial]) -> Trial:
-        done = [trial for trial in trials if trial.forgotten]
+        done = [trial for trial in trials if trial.forgotten] or [t for t in trials if is_reached(t.metrics)]
         return min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size))
 
     def keeps_enough(prepared: PreparedBehaviour, untouched: Mapping[str, float]) -> bool:
@@ -172,7 +180,7 @@ def search(
     if not by_layer:
         raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
     best = [best_of(trials) for trials in by_layer]
-    forgetting = [trial for trial in best if trial.forgotten]
+    forgetting = [trial for trial in best if trial.forgotten] or [t for t in best if is_reached(t.metrics)]
     if prepared is not None:
         measure_retained(prepared, (forgetting or best) if behaviour is not None else best)
     if behaviour is not None and not forgetting:
@@ -181,8 +189,14 @@ def search(
             trial.metrics |= behaviour.probe(trial.layer, whole=True)(weights)
     closest = min(closeness(trial) for trial in best)
     pool = forgetting or [trial for trial in best if closeness(trial) == closest]
-    chosen = min(pool, key=lambda trial: (-trial.metrics.get("ta", 0.0), trial.relative_change))
+
+    def preference(trial: Trial) -> tuple[float, ...]:
+        # layers are tried at the same relative changes, which must not differ by their last bit alone
+        change = round(trial.relative_change, 6)
+        return (-trial.metrics.get("ta", 0.0), change, trial.metrics.get("risk", 0.0))
+
+    chosen = min(pool, key=preference)
     tried = [trial for trials in by_layer for trial in trials]
     if prepared is not None and trajectory != "best":
         measure_retained(prepared, [t for t in tried if trajectory == "all" or t.layer == chosen.layer])
-    return Search(tried, chosen, bool(forgetting), was_known=before is not None and not is_forgotten(before))
+    return Search(tried, chosen, bool(forgetting), was_known=before is not None and not is_reached(before))

@@ -24,7 +24,7 @@ class Trial:
         layer (`Layer`): The layer.
         step_size (`float`): λ; the delta is λ·direction.
         relative_change (`float`): ‖λ·direction‖ / ‖W‖.
-        forgotten (`bool`): Whether the primary metric reached the target.
+        forgotten (`bool`): Whether the primary metric reached the target, and the risk, if there is one, is low enough.
         metrics (`dict[str, Any]`): What the evaluator said; `ta` only where it was measured.
     """
 

@@ -77,6 +77,7 @@ def unlearn(
     template: str | Sequence[str] = DEFAULT_TEMPLATE,
     fa_at: Literal[1, 5] | None = None,
     target: float | None = None,
+    risk: float = 0.05,
     steps: int = 10,
     front_only: bool = False,
     norms: bool = False,
@@ -139,6 +140,9 @@ def unlearn(
         template (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of {}"`): How a name is said.
         fa_at (`int`, *optional*): FA@1 or FA@5 is the target. Defaults to 5, or 1 where there are under 50 names.
         target (`float`, *optional*): Forgotten means FA at or below this. Defaults to 0.
+        risk (`float`, *optional*, defaults to 0.05):
+            Zero-shot, forgotten also means that of further images of the concept no more than this share would be recognised, as
+            estimated from how narrowly those at hand are not ([`~hf_slug.evaluation.estimate_risk`]); 1 leaves it out, as the paper does.
         steps (`int`, *optional*, defaults to 10): Trials per layer.
         front_only (`bool`, *optional*, defaults to `False`): Search the first front only, even if it has under 5 layers.
         norms (`bool`, *optional*, defaults to `False`): Layer norms are candidates, too.
@@ -178,7 +182,7 @@ def unlearn(
         ```
     """
     templates = check_templates(template)
-    check_settings(direction, trajectory, steps, epsilon, rank, batch_size, retain_batch_size, draws)
+    check_settings(direction, trajectory, steps, risk, epsilon, rank, batch_size, retain_batch_size, draws)
     host_processor = host_processor or find_processor(host)
     objective = objective or default_objective(host, model, host_processor)
     check_combination(model, host, objective, evaluate, test_evaluate)
@@ -271,7 +275,7 @@ def unlearn(
             return cast(nn.Module, model if by_clip else encoder.module)  # type: ignore[union-attr]
 
         more = () if front_only else reserve()
-        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host, more)
+        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host, more, risk)
         search_seconds = time.perf_counter() - started
 
         best, base = found.chosen, describe_model(model if model is not None else host)
@@ -313,6 +317,7 @@ def unlearn(
                 "host": None if encoder is None else describe_host(host, encoder),
                 "rank": rank,
                 "steps": steps,
+                "risk": risk,
             },
             scores=scores,
             found=found,

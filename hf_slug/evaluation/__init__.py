@@ -6,6 +6,7 @@ from .defaults import warn_of_zero_shot, zero_shot_evaluators
 from .evaluator import Evaluator
 from .generation import GenerationEvaluator, generate
 from .judges import ClassifierJudge, Judge, ZeroShotJudge
+from .risk import estimate_risk
 from .vqa import VqaEvaluator, matches
 from .zero_shot import PreparedZeroShot, ZeroShotEvaluator
 
@@ -21,6 +22,7 @@ __all__ = [
     "VqaEvaluator",
     "ZeroShotEvaluator",
     "ZeroShotJudge",
+    "estimate_risk",
     "generate",
     "matches",
     "warn_of_zero_shot",

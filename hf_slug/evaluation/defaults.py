@@ -16,6 +16,8 @@ from .zero_shot import ZeroShotEvaluator
 
 logger = logging.get_logger(__name__)
 
+_ENOUGH = 30  # images of the concept, to tell how widely they differ
+
 
 def zero_shot_evaluators(
     model: PreTrainedModel,
@@ -50,11 +52,18 @@ def zero_shot_evaluators(
     made = []
     for part in ("validation", "test"):
         forget, retain = parts[f"{part}_forget"], parts[f"{part}_retain"]
-        made.append(ZeroShotEvaluator(processor, forget, retain, concept, names, templates, fa_at, batch_size))
+        seen = _spread(parts["forget"], _ENOUGH - len(forget)) if part == "validation" else None
+        made.append(ZeroShotEvaluator(processor, forget, retain, concept, names, templates, fa_at, batch_size, seen))
         if not len(made[-1].retain):
             raise EmptyDatasetError(f"The {part} part of the retain set shows nothing but the concept {concept!r}.")
     warn_of_truncation(model, processor, made[-1].prompts, "names")
     return made[0], made[1]
+
+
+def _spread(pairs: Pairs, count: int) -> Pairs:
+    """At most so many pairs, from everywhere in a set."""
+    count = max(0, min(count, len(pairs)))
+    return pairs.subset(i * len(pairs) // count for i in range(count))
 
 
 def warn_of_zero_shot(host: Any) -> None:

@@ -13,6 +13,7 @@ from ..losses import normalize
 from ..names import DEFAULT_TEMPLATE, check_templates, label, say
 from ..replay import Recording, changed_weights, record_below, run_above
 from ..towers import Layer, embed
+from .risk import estimate_risk
 
 
 Metrics = dict[str, float]
@@ -38,6 +39,9 @@ class ZeroShotEvaluator:
         templates (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of {}"`): How a name is said.
         k (`int`, *optional*): 1 or 5, which FA the search goes by. Defaults to 5, or 1 where there are under 50 names.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
+        seen (`Pairs`, *optional*):
+            More images of the concept, such as those of the gradient. They don't count in FA, but a search also goes by the `risk`
+            that a further image is still recognised ([`estimate_risk`]), and few images of `forget` say little about that.
 
     Raises:
         UnknownNameError: If a retain image's class is not among the names.
@@ -55,6 +59,7 @@ class ZeroShotEvaluator:
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
         k: int | None = None,
         batch_size: int = 64,
+        seen: Pairs | None = None,
     ):
         if k not in (None, 1, 5):
             raise ValueError(f"Expected k (--fa-at) 1 or 5, found {k}.")
@@ -69,9 +74,11 @@ class ZeroShotEvaluator:
         labels = label(retain, self.names, self.templates, "retain set")
         kept = [i for i, own in enumerate(labels) if own != self.concept]
         self.forget, self.retain, self.given_retain = forget, retain.subset(kept), retain
+        self.seen = forget.subset([]) if seen is None else seen
         self.n_forget, self.n_retain = len(self.forget), len(self.retain)
         self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.long)
-        self.primary_metric = f"fa{k or (1 if len(self.names) < _SMALL_LABEL_SPACE else 5)}"
+        self.k = k or (1 if len(self.names) < _SMALL_LABEL_SPACE else 5)
+        self.primary_metric = f"fa{self.k}"
         prompts = names if isinstance(names, Mapping) else {}
         self._prompts = [list(prompts.get(name) or say(name, self.templates)) for name in self.names]
 
@@ -102,6 +109,14 @@ class ZeroShotEvaluator:
             return {"fa1": 1.0, "fa5": 1.0}
         rank = (scores > scores[:, self.concept, None]).sum(1)
         return {f"fa{k}": float((rank < k).double().mean()) for k in (1, 5)}
+
+    def margins(self, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Returns how far the concept is from being among the k best names of each embedded image: (images,)."""
+        scores = normalize(images) @ classes.T
+        others = scores[:, [i for i in range(len(self.names)) if i != self.concept]]
+        if others.shape[1] < self.k:
+            return scores.new_full((len(scores),), -torch.inf)
+        return others.topk(self.k, 1).values[:, -1] - scores[:, self.concept]
 
     def retained(self, images: torch.Tensor, classes: torch.Tensor, neighbors: Sequence[int]) -> Metrics:
         """Returns `ta` and `ta_neighbors` of embedded retain images."""
@@ -161,27 +176,37 @@ class PreparedZeroShot:
         self._images: torch.Tensor | None = None
 
     def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
-        """Returns a function from weights of `layer` to `fa1` and `fa5`, which is quick to call again and again."""
+        """Returns a function from weights of `layer` to `fa1`, `fa5` and `risk`, which is quick to call again and again."""
         evaluator, model = self.evaluator, self.model
-        batches = image_batches(model, evaluator.processor, evaluator.forget, evaluator.batch_size)
+        batches = [
+            batch
+            for pairs in (evaluator.forget, evaluator.seen)
+            for batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size)
+        ]
+
+        def score(images: torch.Tensor, classes: torch.Tensor) -> Metrics:
+            risk = estimate_risk(evaluator.margins(images, classes))
+            return evaluator.forgotten(images[: evaluator.n_forget], classes) | {"risk": risk}
+
         if layer.tower == "vision":
             recordings = [record_below(model, [layer], batch)[1][0] for _, batch in batches]
 
             def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
                 with changed_weights(model, layer, weights):
                     images = torch.cat([run_above(model, layer, recording) for recording in recordings])
-                return evaluator.forgotten(images, self.classes)
+                return score(images, self.classes)
 
         else:
             if self._images is None:
-                self._images = embed_images(model, evaluator.processor, evaluator.forget, evaluator.batch_size)
+                with torch.no_grad():
+                    self._images = torch.cat([embed(model, "vision", batch) for _, batch in batches])
             images = self._images
             prompts = evaluator.record_classes(model, layer)
 
             def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
                 with changed_weights(model, layer, weights):
                     classes = evaluator._classes(model, (layer, prompts))
-                return evaluator.forgotten(images, classes)
+                return score(images, classes)
 
         return measure
 
