@@ -59,7 +59,7 @@ def salun(
     steps: int = 100,
     alpha: float = 1.0,
     share: float = 0.5,
-    batch_size: int = 16,
+    batch_size: int = 8,
     seed: int = 0,
 ) -> list[str]:
     """
@@ -73,7 +73,7 @@ def salun(
         steps (`int`, *optional*, defaults to 100): Training steps, of one batch of each set.
         alpha (`float`, *optional*, defaults to 1): Weight of the retain set's denoising loss (second term of eq. 6).
         share (`float`, *optional*, defaults to 0.5): Of the weights, how many are salient.
-        batch_size (`int`, *optional*, defaults to 16): Pictures per batch.
+        batch_size (`int`, *optional*, defaults to 8): Pictures per batch.
         seed (`int`, *optional*, defaults to 0): Seed of pictures, noise and timesteps.
 
     Returns:
