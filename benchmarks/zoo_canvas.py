@@ -22,8 +22,8 @@ from zoo_erasers import (
     GRIDS,
     KEPT_PER_PROMPT,
     QUICK,
-    RANK,
     SEARCH_STEPS,
+    SLUG_SETTINGS,
     forget_by_slug,
     forget_by_tuning,
     settings,
@@ -110,6 +110,10 @@ def say(setting: dict[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in setting.items())
 
 
+def say_grid(part: dict[str, Sequence[Any]]) -> str:
+    return " × ".join(f"{key.replace('_', ' ')} {{{', '.join(map(str, values))}}}" for key, values in part.items())
+
+
 def verdict(title: str, rows: Rows) -> list[list[str]]:
     """What SLUG is to reach, beside what it does; a mean that another method reaches, too, is not above it."""
     means = {
@@ -162,10 +166,7 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
     """Writes what there is; what compares methods, once all of them are there."""
     seeds, concepts = sorted({row["seed"] for row in rows}), {row["concept"] for row in rows}
     tried = "; ".join(f"{method}: {', '.join(map(say, settings(method, quick)))}" for method in QUICK) if quick else ""
-    grids = "; ".join(
-        f"{method}: " + " × ".join(f"{key.replace('_', ' ')} {{{', '.join(map(str, v))}}}" for key, v in grid.items())
-        for method, grid in GRIDS.items()
-    )
+    grids = "; ".join(f"{method}: {' and '.join(map(say_grid, parts))}" for method, parts in GRIDS.items())
     parts = [
         "# UnlearnCanvas on the zoo: styles and objects",
         f"{len(concepts)} concepts, seeds {seeds}. Of each of 100 prompts {per_prompt} pictures a run ({DRAWING_STEPS} steps, "
@@ -178,7 +179,7 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
         "the chosen setting, and with the search for it. SLUG's always include its search. Peak is how far memory rose in training. Stored "
         "is what each method's authors publish: the weights of a patch, or the whole UNet; changed is the least that would do.",
         f"All methods have the same {FORGET_PER_PROMPT * 10} validation pictures of the concept and {KEPT_PER_PROMPT} of each other prompt "
-        f"(seeds from 0, {SEARCH_STEPS} steps). SLUG (rank {RANK}) searches layers and steps with them; of each other method the setting with the "
+        f"(seeds from 0, {SEARCH_STEPS} steps). SLUG (rank {SLUG_SETTINGS['rank']}) searches the layers of the first front and their steps with them; of each other method the setting with the "
         f"highest UA, and among those the highest mean of IRA and CRA, is taken, per concept and seed. "
         + (f"A quick run, in which nothing is tuned: {tried}." if quick else f"Tried were {grids}."),
         f"ESD trains for as many iterations as published, on pictures that are denoised in {DRAWING_STEPS} steps, as the zoo's are, not 50.",
