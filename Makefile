@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # nothing below may need a network after installation
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-lowest check bench clean
+.PHONY: demo test test-lowest check bench bench-full clean
 
 $(VENV)/python.stamp: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,9 +42,16 @@ test-lowest:
 	$(VENV)-lowest/bin/python -m pytest -n 2
 	$(VENV)-lowest/bin/python tests/peft_conformance/run.py
 
+# some minutes: that the benchmarks run, and what they look like
 bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/zoo_canvas.py --quick
+	$(BIN)/python benchmarks/loading.py
+
+# hours: every table; each goes on where it was stopped
+bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/zoo_concepts.py
 	$(BIN)/python benchmarks/zoo_hosts.py
+	$(BIN)/python benchmarks/zoo_canvas.py
 	$(BIN)/python benchmarks/loading.py
 
 clean:

@@ -21,45 +21,22 @@ from statistics import fmean
 
 import torch
 from tqdm.auto import tqdm
+from zoo_pictures import SEED, judge, make, score
 
 from hf_slug import zoo
 from hf_slug.report import describe_software, wilson_interval
 from hf_slug.zoo.data import CONCEPTS, DIGITS
-from hf_slug.zoo.unlearning import PROMPTS, answer_evaluator, picture_evaluator
+from hf_slug.zoo.unlearning import answer_evaluator, picture_evaluator
 
 
 RESULTS = Path(__file__).parent / "results"
 PATCHES = Path(".cache/zoo-hosts")
 # The objective that is not the default is measured on fewer pictures: two thousand take a minute and a half.
-PER_CELL, SEED = {"host": 20, "clip": 5}, 50_000
+PER_CELL = {"host": 20, "clip": 5}
 STACKS = (("seven", "neon", "fire"), ("three", "eight", "ink"), ("zero", "one", "two"), ("chalk", "gold", "pixel"))
 # What is run, in this order, so that a run that is stopped early has the most useful part: the defaults first.
 _HOSTS = {"stable-diffusion": CONCEPTS, "llava": DIGITS}
 PLAN = [(host, objective, c) for objective in ("host", "clip") for host, concepts in _HOSTS.items() for c in concepts]
-
-
-def score(judged: list[tuple[str, tuple[str, ...]]], gone: tuple[str, ...]) -> dict[str, float]:
-    """UA of the concepts that are gone; IRA and CRA over the prompts that show none of them. `judged`: (prompt, names seen)."""
-    own = [c for c in gone]
-    ua = {c: fmean(c not in seen for prompt, seen in judged if c in PROMPTS[prompt]) for c in own}
-    kept = [(PROMPTS[prompt], seen) for prompt, seen in judged if not set(own) & set(PROMPTS[prompt])]
-    by_kind = [fmean(names[i] in seen for names, seen in kept) for i in (0, 1)]
-    result = {"ua": fmean(ua.values()), "worst_ua": min(ua.values()), "digits": by_kind[0], "styles": by_kind[1]}
-    if len(own) == 1:
-        result["ira"], result["cra"] = by_kind if own[0] in DIGITS else by_kind[::-1]
-        other = 1 if own[0] in DIGITS else 0
-        result["cra_forget"] = fmean(PROMPTS[p][other] in seen for p, seen in judged if own[0] in PROMPTS[p])
-    return result
-
-
-def look(pipe, per_cell: int = PER_CELL["host"]) -> list[tuple[str, tuple[str, ...]]]:
-    """Makes and judges so many pictures of every prompt."""
-    evaluator = picture_evaluator("seven", SEED, per_cell)
-    wanted = [(prompt, i) for prompt in PROMPTS for i in range(per_cell)]
-    with torch.autocast("cpu", torch.bfloat16):  # a third faster, and as good
-        pictures = evaluator.generate(pipe, wanted, "pictures")
-    names = evaluator.judge(pictures)
-    return [(prompt, seen) for (prompt, _), seen in zip(wanted, names)]
 
 
 def run_pictures(objective: str, concept: str) -> dict:
@@ -67,7 +44,7 @@ def run_pictures(objective: str, concept: str) -> dict:
     result = zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick)
     pipe = zoo.load_stable_diffusion()
     pipe.load_unlearning(result.patch)
-    return {"result": result, **score(look(pipe, PER_CELL[objective]), (concept,))}
+    return {"result": result, **score(judge(make(pipe, PER_CELL[objective])), (concept,))}
 
 
 def run_answers(objective: str, concept: str) -> dict:
@@ -107,7 +84,7 @@ def run(task: tuple[str, str, str]) -> dict:
 
 def run_untouched(_: str) -> dict:
     torch.set_num_threads(1)
-    judged = look(zoo.load_stable_diffusion())
+    judged = judge(make(zoo.load_stable_diffusion(), PER_CELL["host"]))
     return {"host": "stable-diffusion", "objective": "untouched", "concept": "", "judged": judged}
 
 
@@ -124,7 +101,7 @@ def run_stack(gone: tuple[str, ...]) -> dict:
         "host": "stable-diffusion",
         "objective": "stack",
         "concept": " + ".join(gone),
-        **score(look(pipe), gone),
+        **score(judge(make(pipe, PER_CELL["host"])), gone),
     }
 
 

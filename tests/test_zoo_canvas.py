@@ -1,0 +1,92 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""What the UnlearnCanvas table of `benchmarks/` rests on: its distance, its choice of settings, and what it counts."""
+
+import math
+
+import pytest
+import torch
+from zoo_canvas import METHODS, beaten, verdict
+from zoo_erasers import GRIDS, QUICK, changed_bytes, merit, neighbour, search_evaluator, settings, split_prompts
+from zoo_pictures import frechet_distance, score
+
+from hf_slug import zoo
+from hf_slug.zoo.unlearning import PROMPTS
+
+
+def with_moments(mean, deviation):
+    """Four points of a plane, of this mean and these (uncorrelated) standard deviations."""
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double() * (3 / 4) ** 0.5
+    return torch.tensor(mean) + corners * torch.tensor(deviation)
+
+
+def test_frechet_distance_of_gaussians_by_hand():
+    first, second = with_moments([0.0, 1.0], [1.0, 2.0]), with_moments([3.0, 5.0], [4.0, 2.0])
+    # 3² + 4² + (1 − 4)² + (2 − 2)²
+    assert frechet_distance(first, second) == pytest.approx(34)
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_scores_are_those_of_unlearn_canvas():
+    shown = {prompt: names for prompt, names in PROMPTS.items()}
+    assert score(list(shown.items()), ("seven",)) | {"cra_forget": 1.0} == {
+        **{"ua": 0.0, "worst_ua": 0.0, "digits": 1.0, "styles": 1.0, "ira": 1.0, "cra": 1.0, "cra_forget": 1.0}
+    }
+    for prompt, (digit, style) in shown.items():
+        seen = "one" if digit == "seven" else "two" if style == "ink" else digit
+        shown[prompt] = (seen, "fire" if style == "neon" else style)
+    found = score(list(shown.items()), ("seven",))
+    # of 9 kept digits in ink all but one are now a two; a tenth of all pictures are in another style
+    assert found["ua"] == 1 and found["ira"] == pytest.approx(1 - 8 / 90) and found["cra"] == pytest.approx(0.9)
+
+
+def test_forgetting_comes_before_keeping():
+    def look(ua, ira, cra):
+        return merit({"fa1": 1 - ua, "ira": ira, "cra": cra})
+
+    assert look(1, 0.5, 0.5) > look(0.975, 1, 1)
+    assert look(1, 0.9, 0.8) > look(1, 1, 0.6)
+
+
+def test_only_what_changed_is_counted():
+    before = torch.zeros(100)
+    after = before.clone()
+    assert changed_bytes(before, after) == 0
+    after[:10] = 1
+    assert changed_bytes(before, after) == 10 * 4 + 13  # a bit for each of 100 weights
+    assert changed_bytes(before, before + 1) == 400
+
+
+def test_a_quick_run_tries_the_first_setting_of_each_grid():
+    for method, parts in GRIDS.items():
+        every = settings(method)
+        sizes = [math.prod(len(values) for values in part.values()) for part in parts]
+        assert len({str(setting) for setting in every}) == len(every) == sum(sizes)
+        assert settings(method, quick=True) == [every[0] | QUICK[method]]
+
+
+def test_methods_are_told_the_same_prompts_and_an_own_neighbour():
+    own, keep = split_prompts("neon")
+    assert sorted(own + keep) == sorted(PROMPTS) and own == [p for p in PROMPTS if "neon" in p]
+    pipe = zoo.load_stable_diffusion()
+    near = neighbour(pipe, "neon")
+    assert near in zoo.data.STYLES and near != "neon"
+    evaluator = search_evaluator("neon")
+    assert {prompt for prompt, _ in evaluator.forget} == set(own)
+    assert {prompt for prompt, _ in evaluator.retain} == set(keep)
+
+
+def rows_of(**better):
+    row = {"ua": 1.0, "ira": 0.9, "cra": 0.9, "distance": 5.0, "seconds": 100.0, "seconds_all": 100.0}
+    row |= {"stored_bytes": 10, "encoder_bytes": 1000}
+    return [{"method": method, "concept": "neon", **row, **better.get(method, {})} for method in METHODS]
+
+
+def test_the_verdict_does_not_flatter():
+    fast = {"seconds": 9.0, "seconds_all": 9.0}
+    reached = [line[-1] for line in verdict("", rows_of(SLUG={**fast, "ira": 0.95}))]
+    assert reached == ["yes"] * 7
+    lines = verdict("", rows_of(SLUG={**fast, "stored_bytes": 11}, UCE={"ira": 0.93}))
+    assert [line[1].split()[0] for line in lines if line[-1] != "yes"] == ["IRA", "mean", "bytes"]
+    assert verdict("", rows_of(SLUG=fast))[3][-1] != "yes"  # a tie is not above
+    assert "UCE in IRA (93.00 against 90.00)" in beaten(rows_of(UCE={"ira": 0.93}))
+    assert beaten(rows_of()).startswith("No other method")
