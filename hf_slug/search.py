@@ -18,6 +18,8 @@ from .towers import Layer, layer_weights
 
 # Generating pictures and answers is dear: a weight that was changed by six times itself without any effect is given up.
 _HOPELESS = 6.0
+# A risk that rests on fewer images is believed only where no other layer forgets.
+_FEW = 5
 # A host's search ends where a layer forgets and none of these falls by more than that; else it goes on to the next fronts.
 _KEPT, _SPARE = ("ta", "ira", "cra"), 0.01
 
@@ -76,7 +78,7 @@ def search(
     Searches every layer, and chooses the one that keeps most.
 
     Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal the
-    smallest change relative to the weight, then the lowest risk. Where no layer brings the risk down, the target alone decides.
+    smallest change relative to the weight, then the lowest risk. Layers whose risk rests on hardly any images come last. Where no layer brings the risk down, the target alone decides.
 
     Args:
         model (`nn.Module`): The CLIPModel, or a host's encoder; unchanged by this.
@@ -193,7 +195,8 @@ def search(
     def preference(trial: Trial) -> tuple[float, ...]:
         # layers are tried at the same relative changes, which must not differ by their last bit alone
         change = round(trial.relative_change, 6)
-        return (-trial.metrics.get("ta", 0.0), change, trial.metrics.get("risk", 0.0))
+        hardly_known = trial.metrics.get("risk_n", _FEW) < _FEW
+        return (hardly_known, -trial.metrics.get("ta", 0.0), change, trial.metrics.get("risk", 0.0))
 
     chosen = min(pool, key=preference)
     tried = [trial for trials in by_layer for trial in trials]

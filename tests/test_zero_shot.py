@@ -66,7 +66,7 @@ def test_the_prepared_evaluator_gives_the_same_numbers_as_a_full_one(tiny, proce
         weights = layer_weights(tiny, layer)
         changed = new_weights(weights, {n: torch.randn_like(w) for n, w in weights.items()}, 0.3)
         probed = prepared.probe(layer)(changed)
-        assert 0 <= probed.pop("risk") <= 1
+        assert 0 <= probed.pop("risk") <= 1 and probed.pop("risk_n") == 9
         retained = prepared.retained([(layer, changed)])[0]
         first, second, picture = prepared.compare(layer, changed)
         assert_same(tiny, before)
@@ -115,7 +115,7 @@ def test_scores_that_are_not_finite_are_neither_forgotten_nor_retained(tiny, pro
     layer = candidate_layers(tiny, tower)[-1]
     broken = {name: torch.full_like(weight, float("nan")) for name, weight in layer_weights(tiny, layer).items()}
     prepared = evaluator.prepare(tiny)
-    assert prepared.probe(layer)(broken) == {"fa1": 1.0, "fa5": 1.0, "risk": 1.0}
+    assert prepared.probe(layer)(broken) == {"fa1": 1.0, "fa5": 1.0, "risk": 1.0, "risk_n": 9}
     assert prepared.retained([(layer, broken)]) == [{"ta": 0.0, "ta_neighbors": 0.0}]
 
 

@@ -41,7 +41,8 @@ class ZeroShotEvaluator:
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
         seen (`Pairs`, *optional*):
             More images of the concept, such as those of the gradient. They don't count in FA, but a search also goes by the `risk`
-            that a further image is still recognised ([`estimate_risk`]), and few images of `forget` say little about that.
+            that a further image is still recognised ([`estimate_risk`]), and few images of `forget` say little about that. To a
+            layer of the text tower any image is as good; of a changed vision tower those of the gradient would say too much good.
 
     Raises:
         UnknownNameError: If a retain image's class is not among the names.
@@ -88,7 +89,7 @@ class ZeroShotEvaluator:
 
     def measure(self, model: PreTrainedModel, neighbors: Sequence[int] | None = None) -> Metrics:
         """Measures the model as it is; `ta_neighbors` over given names, e.g. those that were near before a change."""
-        classes = self._classes(model, None)
+        classes = self.embed_names(model)
         forget = embed_images(model, self.processor, self.forget, self.batch_size, "forget accuracy")
         retain = embed_images(model, self.processor, self.retain, self.batch_size, "retained accuracy")
         near = self.neighbors(classes) if neighbors is None else neighbors
@@ -96,7 +97,11 @@ class ZeroShotEvaluator:
 
     def find_neighbors(self, model: PreTrainedModel) -> list[int]:
         """Returns the names (their indices) most like the concept to the model as it is."""
-        return self.neighbors(self._classes(model, None))
+        return self.neighbors(self.embed_names(model))
+
+    def embed_names(self, model: PreTrainedModel) -> torch.Tensor:
+        """Returns the mean embedding of each name's prompts: (names, d), unit rows."""
+        return self._classes(model, None)
 
     def prepare(self, model: PreTrainedModel) -> "PreparedZeroShot":
         """Embeds once, at the original weights, what a change of one layer can't change."""
@@ -171,22 +176,27 @@ class PreparedZeroShot:
 
     def __init__(self, evaluator: ZeroShotEvaluator, model: PreTrainedModel):
         self.evaluator, self.model = evaluator, model
-        self.classes = evaluator._classes(model, None)
+        self.classes = evaluator.embed_names(model)
         self.near = evaluator.neighbors(self.classes)
         self._images: torch.Tensor | None = None
 
     def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
-        """Returns a function from weights of `layer` to `fa1`, `fa5` and `risk`, which is quick to call again and again."""
+        """
+        Returns a function, quick to call again and again, from weights of `layer` to `fa1`, `fa5`, `risk`, and `risk_n`, the number of
+        images that the risk rests on.
+        """
         evaluator, model = self.evaluator, self.model
-        batches = [
+        looked_at = [evaluator.forget] if layer.tower == "vision" else [evaluator.forget, evaluator.seen]
+        batches = (
             batch
-            for pairs in (evaluator.forget, evaluator.seen)
+            for pairs in looked_at
             for batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size)
-        ]
+        )
 
         def score(images: torch.Tensor, classes: torch.Tensor) -> Metrics:
             risk = estimate_risk(evaluator.margins(images, classes))
-            return evaluator.forgotten(images[: evaluator.n_forget], classes) | {"risk": risk}
+            found = evaluator.forgotten(images[: evaluator.n_forget], classes)
+            return found | {"risk": risk, "risk_n": len(images)}
 
         if layer.tower == "vision":
             recordings = [record_below(model, [layer], batch)[1][0] for _, batch in batches]
