@@ -79,14 +79,19 @@ class Benchmark:
     def run(self) -> list[dict[str, Any]]:
         """Judges the untouched model, then forgets each concept, and writes the table after each."""
         untouched = self.judged("untouched")
-        rows: list[dict[str, Any]] = []
         for concept in self.concepts:
             file = self.args.output / concept / "row.json"
             if not file.exists():
                 _write_whole(file, self.forget(concept))
-            row = json.loads(file.read_text(encoding="utf-8"))
-            rows.append({**row, "untouched": score(untouched, concept, self.canvas)})
-            write("unlearn_canvas", tell(rows, self.canvas, len(untouched)), folder=self.args.output)
+            self.write_table(untouched)
+        return self.write_table(untouched)
+
+    def write_table(self, untouched: list[Answer]) -> list[dict[str, Any]]:
+        """Writes the table of all concepts that are done, by this call or an earlier one, and returns its rows."""
+        files = [self.args.output / concept / "row.json" for concept in self.canvas.concepts]
+        done = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        rows = [{**row, "untouched": score(untouched, row["concept"], self.canvas)} for row in done]
+        write("unlearn_canvas", tell(rows, self.canvas, len(untouched)), folder=self.args.output)
         return rows
 
     def forget(self, concept: str) -> dict[str, Any]:

@@ -411,6 +411,12 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
     # all is there: nothing is drawn or made
     drawn.clear()
     assert unlearn_canvas.main(options(data, output)) == rows and drawn == [] and made == [1]
+    # concepts of other calls are in the table, too
+    other = {**rows[0], "concept": "seven"}
+    (output / "seven").mkdir()
+    (output / "seven" / "row.json").write_text(json.dumps(other))
+    assert [row["concept"] for row in unlearn_canvas.main(options(data, output))] == ["neon", "seven"]
+    assert "## Objects (1 of 3)" in (output / "unlearn_canvas.md").read_text() and drawn == []
     # pictures of other settings are not mixed in
     with pytest.raises(ValueError, match=r"another --steps \(8, now 9\); --guidance \(3.0, now 4.0\)\. Give"):
         unlearn_canvas.main(options(data, output, steps=9, guidance=4.0))
@@ -418,7 +424,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
 def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
     metrics = {"ira": 0.75, "cra": 0.9, "cra_others": 0.8}
-    costs = {"fid": None, "seconds": 39.4, "peak_bytes": 3.6e9, "stored_bytes": 40e6}
+    costs = {"reached": True, "fid": None, "seconds": 39.4, "peak_bytes": 3.6e9, "stored_bytes": 40e6}
     rows = [
         {"concept": name, "ua": ua, **metrics, **costs, "untouched": {"ua": 0.01, **metrics}}
         for name, ua in (("Monet", 0.8), ("Rust", 0.9), ("Dogs", 0.5))
@@ -430,8 +436,9 @@ def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
     assert "## Styles (2 of 50)" in text and "| **mean** | 85.00 ± 63.53 | 75.00 ± 0.00 |" in text
     assert "## Objects (1 of 20)" in text and text.count("**mean**") == 1  # no mean of one
     assert "| SLUG | 86.3 / 84.6 / 88.4 | 75.4 / 77.5 / 81.2 |" in text and "quoted" in text
-    assert "pip install torchmetrics torch-fidelity" in text
+    assert "pip install torchmetrics torch-fidelity" in text and "†" not in text
+    failed = "".join(tell([{**row, "reached": row["concept"] != "Rust"} for row in rows], Canvas(), 5100))
+    assert "| Rust † | 90.00 |" in failed and "| Monet | 80.00 |" in failed and "† The search found no step" in failed
     measured = tell([{**row, "fid": 60.0} for row in rows], Canvas(), 5100)
     assert "torchmetrics" not in "".join(measured) and "| 60.0 |" in "".join(measured)
     assert "Published" not in "".join(tell([{**rows[0], "concept": "neon"}], MINIATURE, 12))
-    assert json.dumps(rows)  # as kept between runs

@@ -4,7 +4,8 @@ The judges: the authors' two ViTs, or image classifiers of transformers.
 
 The authors' checkpoints, by `machine_unlearning/evaluation/quantitative/accuracy.py`: `{"model_state_dict": …}` of timm's
 `vit_large_patch16_224.augreg_in21k` with a head of 51 styles or 20 objects, on pictures resized to 224 pixels square and brought from
-[0, 1] to [-1, 1]. `style50.pth` tells styles apart and `style50_cls.pth` objects (issue 6 of their repository).
+[0, 1] to [-1, 1]. `style50.pth` tells styles apart and `style50_cls.pth` objects (an author, in their repository's thread
+"Difference between the ckpts?").
 """
 
 import pickle

@@ -5,7 +5,7 @@ UA, IRA and CRA of what the judges saw, and FID.
 The accuracy of a name is that over all pictures which should show it, the forgotten concept's own included, as the authors'
 `accuracy.py` counts. UA is 1 − the accuracy of the concept. IRA is the mean accuracy of the others of its kind, CRA that of the
 other kind's names (`machine_unlearning/README.md`). The photographs are neither forgotten nor counted among the styles: "the other 49
-styles", as an author says in issue 13 of the repository. As the README speaks of "other images", `cra_others` leaves the concept's own out.
+styles", as an author says in the repository's thread "UA,IRA,CRA". As the README speaks of "other images", `cra_others` leaves the concept's own out.
 """
 
 from collections.abc import Iterable, Sequence

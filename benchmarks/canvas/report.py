@@ -30,7 +30,7 @@ def tell(rows: Sequence[Row], canvas: Canvas, per_model: int) -> list[str]:
     Writes the report.
 
     Args:
-        rows (`Sequence[dict]`): Of each concept that is done: `concept`, the metrics, `untouched`, `fid`, and the costs.
+        rows (`Sequence[dict]`): Of each concept that is done: `concept`, the metrics, `untouched`, `fid`, `reached`, costs.
         canvas ([`Canvas`]): Says which are styles and which objects.
         per_model (`int`): Pictures that each model was judged by.
 
@@ -42,14 +42,19 @@ def tell(rows: Sequence[Row], canvas: Canvas, per_model: int) -> list[str]:
         f"{per_model:,} pictures of each model: {len(canvas.styles)} styles × {len(canvas.objects)} objects, a picture each with every seed. In "
         "percent; higher is better for UA, IRA and CRA. UA: the concept's pictures that no longer show it. IRA: other names of its kind "
         "that are still seen. CRA: names of the other kind, in all pictures as the authors count, and in those of other prompts. Means "
-        "with half their 95 % interval over concepts. Untouched: the model without a patch, judged as if it had forgotten the concept.",
+        "with half their 95 % interval over concepts. Untouched: the model without a patch, judged as if it had forgotten the concept. Peak GB: of "
+        "the GPU, or where there is none of the whole process.",
     ]
     for title, names in (("Styles", canvas.painted), ("Objects", canvas.objects)):
         own = [row for row in rows if row["concept"] in names]
         if own:
-            body = [[row["concept"], *_cells(row)] for row in own]
+            body = [[row["concept"] + ("" if row["reached"] else " †"), *_cells(row)] for row in own]
             body += [_mean(own)] if len(own) > 1 else []
             parts += [f"## {title} ({len(own)} of {len(names)})", markdown(["", *HEADER], body)]
+    if not all(row["reached"] for row in rows):
+        parts.append(
+            "† The search found no step at which none of its own pictures showed the concept; this is the best it found."
+        )
     if any(row["fid"] is None for row in rows):
         parts.append("FID: not measured. It needs `pip install torchmetrics torch-fidelity`.")
     if canvas != Canvas():
