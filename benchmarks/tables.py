@@ -159,17 +159,19 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(name: str, parts: Sequence[str], note: str = "") -> None:
+def write(name: str, parts: Sequence[str], note: str = "", folder: Path | None = None) -> None:
     """
-    Writes `benchmarks/results/<name>.md`, ending with the command and the versions that made it.
+    Writes `<name>.md`, ending with the command and the versions that made it.
 
     Args:
         name (`str`): Without its ending.
         parts (`Sequence[str]`): Paragraphs and tables.
         note (`str`, *optional*): More to say of how it was made.
+        folder (`Path`, *optional*): Where to. Defaults to `benchmarks/results`.
     """
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     versions = ", ".join(f"{package} {version}" for package, version in describe_software().items())
     made = f"Made by `python benchmarks/{shlex.join(words)}` on {platform.machine()}, {os.cpu_count()} cores; {versions}. {note}"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text("\n\n".join([*parts, made.strip()]) + "\n", encoding="utf-8")
+    folder = folder or RESULTS
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text("\n\n".join([*parts, made.strip()]) + "\n", encoding="utf-8")

@@ -1,0 +1,444 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""UnlearnCanvas on a miniature in the official layout: digits as objects, drawings as files, the zoo's judge as both classifiers."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import unlearn_canvas
+from canvas import forgetting, pictures
+from canvas.classifiers import FILES, VitJudge, load_judge
+from canvas.dataset import Dataset
+from canvas.forgetting import Budget, make_evaluator, searched_seeds
+from canvas.metrics import Answer, frechet_distance, score
+from canvas.protocol import GUIDANCE, OBJECTS, PHOTO, SEEDS, STEPS, STYLES, Canvas
+from canvas.report import tell
+from PIL import Image
+
+from hf_slug import UnlearningPatch, zoo
+from hf_slug.errors import UnreadableSourceError, UnsupportedModelError
+from hf_slug.zoo.data import load_pairs
+
+
+STYLE_NAMES, OBJECT_NAMES = ("neon", "chalk"), ("two", "five", "seven")
+MINIATURE = Canvas(STYLE_NAMES, OBJECT_NAMES, "a {object} in {style} style")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three drawings of each cell, `<style>/<object>/<n>.jpg`."""
+    folder = tmp_path_factory.mktemp("canvas")
+    for row in load_pairs("train", limit_per_digit=3):
+        if row["style"] in STYLE_NAMES and row["digit"] in OBJECT_NAMES:
+            cell = folder / row["style"] / row["digit"]
+            cell.mkdir(parents=True, exist_ok=True)
+            row["image"].save(cell / f"{len(list(cell.iterdir())) + 1}.jpg")
+    return folder
+
+
+def options(folder, output, **changed):
+    given = {
+        "model": zoo.STABLE_DIFFUSION_FOLDER,
+        "data": folder,
+        "classifiers": zoo.JUDGE_FOLDER,
+        "output": output,
+        "styles": STYLE_NAMES,
+        "objects": OBJECT_NAMES,
+        "prompt": MINIATURE.prompt,
+        "concepts": ["neon"],
+        "seeds": [188, 288],
+        "steps": 8,
+        "guidance": 3.0,
+        "device": "cpu",
+        "batch_size": 4,
+        "search_pictures": 6,
+        "search_kept": 3,
+        "search_steps": 8,
+        **changed,
+    }
+    flat = []
+    for name, value in given.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        flat += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return flat
+
+
+def touch_official(folder):
+    """The official layout with one small picture a cell."""
+    picture = Image.new("RGB", (8, 8), "red")
+    for style in STYLES:
+        for thing in OBJECTS:
+            (folder / style / thing).mkdir(parents=True)
+            picture.save(folder / style / thing / "1.jpg")
+    return folder
+
+
+# the protocol
+
+
+def test_the_official_grid_is_the_published_one():
+    canvas = Canvas()
+    assert (len(STYLES), len(OBJECTS), PHOTO in STYLES) == (51, 20, True)
+    assert list(STYLES) == sorted(STYLES) and list(OBJECTS) == sorted(OBJECTS)  # the order of the heads
+    assert len(canvas.cells) * len(SEEDS) == 5100
+    assert len(canvas.concepts) == 70 and PHOTO not in canvas.concepts
+    assert canvas.say(("Van_Gogh", "Dogs")) == "A Dogs image in Van Gogh style."
+    assert canvas.say((PHOTO, "Dogs")) == "A Dogs image in Seed Images style."
+    assert canvas.caption((PHOTO, "Dogs")) == "A Dogs image in photo style."
+    args = unlearn_canvas.parse(["--model", "m", "--data", "d", "--classifiers", "c", "--output", "o"])
+    assert (tuple(args.seeds), args.steps, args.guidance) == ((188, 288, 588, 688, 888), 100, 9.0)
+    assert (tuple(args.seeds), args.steps, args.guidance) == (SEEDS, STEPS, GUIDANCE)
+    assert Canvas(args.styles, args.objects, args.prompt) == canvas
+    assert not searched_seeds(canvas, Budget()) & set(SEEDS)
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ({"styles": ("neon", "chalk", "neon")}, "neon more than once"),
+        ({"objects": ("two",)}, "2 styles and 1 objects"),
+        ({"styles": ("neon", PHOTO)}, "1 styles"),
+        ({"prompt": "a {object}"}, "once each, found 'a {object}'"),
+        ({"prompt": "{object} {object} {style}"}, "once each"),
+    ],
+)
+def test_a_canvas_that_is_none_is_refused(broken, message):
+    with pytest.raises(ValueError, match=message):
+        Canvas(**{"styles": STYLE_NAMES, "objects": OBJECT_NAMES, **broken})
+
+
+@pytest.mark.parametrize("concept", ["Van_Gogh", "Dogs"])
+def test_any_first_few_cells_are_of_all_styles_and_objects_alike(concept):
+    canvas = Canvas()
+    for shown in (True, False):
+        cells = canvas.spread(concept, shown)
+        assert set(cells) == {cell for cell in canvas.cells if (concept in cell) == shown}
+        assert len(set(cells)) == len(cells)
+    first = canvas.spread(concept, False)[:300]
+    for kind, names in enumerate((STYLES, OBJECTS)):
+        counts = [sum(cell[kind] == name for cell in first) for name in names if name != concept]
+        assert max(counts) - min(counts) <= 2
+
+
+# the data set
+
+
+def test_pairs_are_bounded_and_captioned(data):
+    dataset = Dataset(data, MINIATURE)
+    forget, retain = dataset.pairs("neon", True, 5), dataset.pairs("neon", False, 100)
+    assert len(forget) == 5 and len(retain) == 9
+    assert set(forget.texts) == {f"a {name} in neon style" for name in OBJECT_NAMES}
+    assert set(retain.texts) == {f"a {name} in chalk style" for name in OBJECT_NAMES}
+    assert set(forget.names) == {"neon"} and set(retain.names) == {"chalk"}
+    assert set(dataset.pairs("seven", False, 100).names) == {"two", "five"}
+    assert len(dataset.reference("neon", 2)) == 6 and all("neon" not in str(f) for f in dataset.reference("neon"))
+
+
+def test_the_official_layout_is_read(tmp_path):
+    dataset = Dataset(touch_official(tmp_path / "data"), Canvas())
+    forget = dataset.pairs("Van_Gogh", True, 60)
+    assert len(forget) == 20 and set(forget.names) == {"Van Gogh"}  # the name that prompts say
+    retain = dataset.pairs("Van_Gogh", False, 300)
+    assert len(retain) == 300 and len(set(retain.names)) == 50
+    assert sum("photo style" in text for text in retain.texts) == 6 == retain.names.count("Seed Images")
+
+
+def rename(before, after):
+    return lambda folder: (folder / before).rename(folder / after)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: folder.rename(folder.with_name("elsewhere")), "There is no folder"),
+        (
+            rename("Van_Gogh", "van gogh"),
+            "no folder Van_Gogh. Expected <style>/<object>/<n>.jpg, found Abstractionism",
+        ),
+        (rename("Seed_Images", "Seed_Image"), "Rename Seed_Image to Seed_Images"),
+        (rename("Monet/Sea", "Monet/sea"), "1 of 1020 folders .* hold no pictures .*: Monet/Sea"),
+        (rename("Monet/Sea/1.jpg", "Monet/Sea/1.png"), "Monet/Sea"),
+    ],
+)
+def test_another_layout_is_told_apart(tmp_path, damage, message):
+    folder = touch_official(tmp_path / "data")
+    damage(folder)
+    with pytest.raises(UnreadableSourceError, match=message):
+        Dataset(folder, Canvas())
+
+
+def test_parquet_files_and_a_folder_too_high_are_told_apart(data, tmp_path):
+    with pytest.raises(UnreadableSourceError, match=f"one level deeper: give --data {data}"):
+        Dataset(data.parent, MINIATURE)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000.parquet").write_bytes(b"")
+    with pytest.raises(UnreadableSourceError, match="parquet files, which have lost the folders"):
+        Dataset(tmp_path, MINIATURE)
+
+
+# the classifiers
+
+
+def fake_timm(monkeypatch):
+    """Instead of 300 million parameters, the mean of each quarter of the pixels' red and a head."""
+
+    class Tiny(torch.nn.Module):
+        def __init__(self, names):
+            super().__init__()
+            self.head = torch.nn.Linear(4, names)
+
+        def forward(self, pixels):
+            assert pixels.shape[1:] == (3, 224, 224) and pixels.abs().max() <= 1
+            return self.head(torch.nn.functional.adaptive_avg_pool2d(pixels[:, 0], 2).flatten(1))
+
+    timm = ModuleType("timm")
+    asked = []
+    timm.create_model = lambda name, pretrained, num_classes: asked.append((name, pretrained)) or Tiny(num_classes)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    return asked
+
+
+def save_classifiers(folder, styles=2, objects=3):
+    for file, n in zip(FILES.values(), (styles, objects)):
+        weight = torch.eye(4)[:n].clone() if n <= 4 else torch.zeros(n, 4)
+        torch.save(
+            {"model_state_dict": {"head.weight": weight, "head.bias": torch.zeros(n)}, "epoch": 3}, folder / file
+        )
+
+
+def test_the_authors_checkpoints_are_read(monkeypatch, tmp_path):
+    asked = fake_timm(monkeypatch)
+    save_classifiers(tmp_path)
+    judge = load_judge(tmp_path, MINIATURE, "cpu")
+    assert asked == [("vit_large_patch16_224.augreg_in21k", False)] * 2
+    images = []
+    for quarter in range(3):  # red is brightest where the head of that number looks
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        y, x = 32 * (quarter // 2), 32 * (quarter % 2)
+        pixels[y : y + 32, x : x + 32, 0] = 255
+        images.append(Image.fromarray(pixels))
+    seen = judge(images)
+    assert [names[1] for names in seen] == list(OBJECT_NAMES)
+    assert [names[0] for names in seen[:2]] == list(STYLE_NAMES)
+    assert judge([]) == []
+
+
+def test_classifiers_that_are_none_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(UnsupportedModelError, match="no style50.pth and no style50_cls.pth; found nothing"):
+        load_judge(tmp_path / "nowhere", MINIATURE, "cpu")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    save_classifiers(tmp_path)
+    with pytest.raises(ImportError, match="pip install timm torchvision.*belongs to the torch"):
+        load_judge(tmp_path, MINIATURE, "cpu")
+    fake_timm(monkeypatch)
+    with pytest.raises(UnsupportedModelError, match="tells 2 names apart, and there are 51"):
+        load_judge(tmp_path, Canvas(), "cpu")
+    (tmp_path / FILES["style"]).write_bytes(b"<html>Too many downloads</html>")
+    with pytest.raises(UnsupportedModelError, match="Download it again"):
+        load_judge(tmp_path, MINIATURE, "cpu")
+    torch.save({"state_dict": {}}, tmp_path / FILES["style"])
+    with pytest.raises(UnsupportedModelError, match="expected {'model_state_dict': tensors}"):
+        load_judge(tmp_path, MINIATURE, "cpu")
+    torch.save({"model_state_dict": {"head.weight": torch.zeros(2, 7)}}, tmp_path / FILES["style"])
+    with pytest.raises(UnsupportedModelError, match="is not a vit_large"):
+        load_judge(tmp_path, MINIATURE, "cpu")
+    with pytest.raises(UnsupportedModelError, match="no label 'Abstractionism'"):
+        load_judge(zoo.JUDGE_FOLDER, Canvas(), "cpu")
+
+
+def test_a_checkpoint_never_runs_code(monkeypatch, tmp_path):
+    fake_timm(monkeypatch)
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"model_state_dict": {"head.weight": torch.zeros(2, 4)}, "more": Evil()}, tmp_path / "style50.pth")
+    with pytest.raises(UnsupportedModelError, match="UnpicklingError"):
+        VitJudge(tmp_path / "style50.pth", STYLE_NAMES, "cpu")
+    assert not (tmp_path / "owned").exists()
+
+
+# the metrics
+
+
+def random_answers(canvas, seeds=range(15)):
+    generator = np.random.default_rng(0)
+    answers = []
+    for cell in canvas.cells:
+        for seed in seeds:
+            seen = tuple(
+                name if generator.random() < 0.6 else str(generator.choice(names))
+                for name, names in zip(cell, (canvas.styles, canvas.objects))
+            )
+            answers.append(Answer(cell, seed, seen))
+    return answers
+
+
+@pytest.mark.parametrize("canvas", [MINIATURE, Canvas(("Rust", PHOTO, "Monet", "Sketch"), ("Dogs", "Cats"))])
+def test_metrics_agree_with_a_recount_by_hand(canvas):
+    answers = random_answers(canvas)
+    for concept in canvas.concepts:
+        kind = 0 if concept in canvas.styles else 1
+        shown = [a for a in answers if a.cell[kind] == concept]
+        found = score(answers, concept, canvas)
+        assert found["ua"] == pytest.approx(sum(a.seen[kind] != concept for a in shown) / len(shown))
+        # every name has as many pictures as any other of its kind, so a mean over names is one over pictures
+        same = [a for a in answers if a.cell[kind] not in (concept, PHOTO)]
+        assert found["ira"] == pytest.approx(sum(a.seen[kind] == a.cell[kind] for a in same) / len(same))
+        other = [a for a in answers if a.cell[1 - kind] != PHOTO]
+        assert found["cra"] == pytest.approx(sum(a.seen[1 - kind] == a.cell[1 - kind] for a in other) / len(other))
+        rest = [a for a in other if concept not in a.cell]
+        assert found["cra_others"] == pytest.approx(
+            sum(a.seen[1 - kind] == a.cell[1 - kind] for a in rest) / len(rest)
+        )
+        assert 0 < found["ua"] < 1 and found["cra"] != found["cra_others"]
+
+
+def test_fid_is_measured_where_torchmetrics_is(monkeypatch, tmp_path):
+    for name in ("torchmetrics", "torchmetrics.image", "torchmetrics.image.fid"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert frechet_distance([], [], "cpu") is None
+
+    class Distance:
+        def __init__(self):
+            self.parts = {True: [], False: []}
+
+        def to(self, device):
+            return self
+
+        def update(self, pixels, real):
+            assert pixels.dtype == torch.uint8 and pixels.shape[1:] == (3, 512, 512)
+            self.parts[real].append(pixels.float().mean((1, 2, 3)))
+
+        def compute(self):
+            return torch.cat(self.parts[True]).mean() - torch.cat(self.parts[False]).mean()
+
+    module = ModuleType("torchmetrics.image.fid")
+    module.FrechetInceptionDistance = Distance
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", module)
+    files = []
+    for value in (200, 100, 60):
+        files.append(tmp_path / f"{value}.png")
+        Image.new("RGB", (4, 4), (value,) * 3).save(files[-1])
+    assert frechet_distance(files[:2], files[2:], "cpu", batch_size=1) == pytest.approx(90)
+
+
+# the run
+
+
+def test_the_search_looks_at_other_seeds_and_no_photographs():
+    canvas = Canvas()
+    evaluator = make_evaluator(None, canvas, "Dogs", 0, Budget(), guidance_scale=9.0)
+    assert len(evaluator.forget) == 50 and len(evaluator.retain) == 100  # a picture of each painted style
+    assert not any("Seed Images" in prompt for prompt in evaluator.shown)
+    assert evaluator.settings == {"num_inference_steps": 25, "guidance_scale": 9.0}
+    looked = {seed for _, i in evaluator.forget for seed in (i, 10_000 + i)}
+    assert looked <= searched_seeds(canvas, Budget())
+
+
+@pytest.mark.parametrize(
+    "changed, error, message",
+    [
+        ({"concepts": ["neon", "eight"]}, ValueError, "no style or object eight to forget. .* of: neon, chalk, two"),
+        ({"seeds": [188, 10_001]}, ValueError, "The search goes by the seeds 10001"),
+        ({"data": "nowhere"}, UnreadableSourceError, "There is no folder nowhere"),
+        ({"classifiers": "nowhere"}, UnsupportedModelError, "nowhere holds no style50.pth"),
+        ({"model": zoo.CLIP_FOLDER}, UnsupportedModelError, "model_index.json"),
+    ],
+)
+def test_what_can_not_run_is_refused_before_anything_is_drawn(data, tmp_path, changed, error, message):
+    with pytest.raises(error, match=message):
+        unlearn_canvas.main(options(data, tmp_path / "out", **changed))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    drawn, made, limit = [], [], SimpleNamespace(left=12 + 4)  # the untouched model's, and one batch
+    generate, unlearn = pictures.generate, forgetting.unlearn
+
+    def counted(pipe, wanted, *args, **settings):
+        if limit.left < len(wanted):
+            raise KeyboardInterrupt
+        limit.left -= len(wanted)
+        drawn.append(wanted)
+        assert settings == {"num_inference_steps": 8, "guidance_scale": 3.0}
+        return generate(pipe, wanted, *args, **settings)
+
+    monkeypatch.setattr(pictures, "generate", counted)
+    monkeypatch.setattr(forgetting, "unlearn", lambda *args, **kwargs: made.append(1) or unlearn(*args, **kwargs))
+
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the patched model's pictures
+        unlearn_canvas.main(options(data, output))
+    assert len(list((output / "untouched" / "pictures").iterdir())) == 12 and made == [1]
+    before = {file: file.stat().st_mtime_ns for file in output.rglob("*.jpg")}
+    assert len(before) == 12 + 4
+    half = output / "neon" / "pictures" / "chalk_seven_seed288.part"
+    half.write_bytes(b"\xff\xd8")  # a picture that was being written
+    with pytest.raises(KeyboardInterrupt):
+        unlearn_canvas.main(options(data, output))
+    limit.left = 10**6
+    rows = unlearn_canvas.main(options(data, output))
+
+    assert made == [1]  # the patch is not made again
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    asked = [wanted for batch in drawn for wanted in batch]
+    assert len(asked) == 24 and set(asked) == {
+        (f"a {thing} in {style} style", seed) for thing in OBJECT_NAMES for style in STYLE_NAMES for seed in (188, 288)
+    }
+    files = {file.name for file in (output / "neon" / "pictures").iterdir()}
+    assert files == {f"{s}_{o}_seed{n}.jpg" for s in STYLE_NAMES for o in OBJECT_NAMES for n in (188, 288)}
+
+    # the row says what the zoo's judge sees in the files
+    judge = load_judge(zoo.JUDGE_FOLDER, MINIATURE, "cpu")
+    answers = []
+    for file in sorted((output / "neon" / "pictures").iterdir()):
+        style, thing, seed = file.stem.split("_")
+        answers += [Answer((style, thing), int(seed[4:]), judge([Image.open(file)])[0])]
+    (row,) = rows
+    assert {key: row[key] for key in ("ua", "ira", "cra", "cra_others")} == score(answers, "neon", MINIATURE)
+    assert row["ua"] > 0.8 and row["untouched"]["ua"] < 0.2 and row["ira"] > 0.8 and row["cra"] > 0.8
+    assert UnlearningPatch.from_pretrained(output / "neon" / "patch").config.concept == "neon"
+    table = (output / "unlearn_canvas.md").read_text()
+    assert "12 pictures of each model: 2 styles × 3 objects" in table and "| neon | 1" in table
+    assert "Not the official canvas" in table
+
+    # all is there: nothing is drawn or made
+    drawn.clear()
+    assert unlearn_canvas.main(options(data, output)) == rows and drawn == [] and made == [1]
+    # concepts of other calls are in the table, too
+    other = {**rows[0], "concept": "seven"}
+    (output / "seven").mkdir()
+    (output / "seven" / "row.json").write_text(json.dumps(other))
+    assert [row["concept"] for row in unlearn_canvas.main(options(data, output))] == ["neon", "seven"]
+    assert "## Objects (1 of 3)" in (output / "unlearn_canvas.md").read_text() and drawn == []
+    # pictures of other settings are not mixed in
+    with pytest.raises(ValueError, match=r"another --steps \(8, now 9\); --guidance \(3.0, now 4.0\)\. Give"):
+        unlearn_canvas.main(options(data, output, steps=9, guidance=4.0))
+
+
+def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
+    metrics = {"ira": 0.75, "cra": 0.9, "cra_others": 0.8}
+    costs = {"reached": True, "fid": None, "seconds": 39.4, "peak_bytes": 3.6e9, "stored_bytes": 40e6}
+    rows = [
+        {"concept": name, "ua": ua, **metrics, **costs, "untouched": {"ua": 0.01, **metrics}}
+        for name, ua in (("Monet", 0.8), ("Rust", 0.9), ("Dogs", 0.5))
+    ]
+    text = "\n\n".join(tell(rows, Canvas(), 5100))
+    assert "5,100 pictures of each model: 51 styles × 20 objects" in text
+    assert "| Monet | 80.00 | 75.00 | 90.00 | 80.00 | - | 1.00 | 75.00 | 90.00 | 39 | 3.6 | 40.00 |" in text
+    # Student's t of one degree of freedom: 12.706 * 0.1 / 2
+    assert "## Styles (2 of 50)" in text and "| **mean** | 85.00 ± 63.53 | 75.00 ± 0.00 |" in text
+    assert "## Objects (1 of 20)" in text and text.count("**mean**") == 1  # no mean of one
+    assert "| SLUG | 86.3 / 84.6 / 88.4 | 75.4 / 77.5 / 81.2 |" in text and "quoted" in text
+    assert "pip install torchmetrics torch-fidelity" in text and "†" not in text
+    failed = "".join(tell([{**row, "reached": row["concept"] != "Rust"} for row in rows], Canvas(), 5100))
+    assert "| Rust † | 90.00 |" in failed and "| Monet | 80.00 |" in failed and "† The search found no step" in failed
+    measured = tell([{**row, "fid": 60.0} for row in rows], Canvas(), 5100)
+    assert "torchmetrics" not in "".join(measured) and "| 60.0 |" in "".join(measured)
+    assert "Published" not in "".join(tell([{**rows[0], "concept": "neon"}], MINIATURE, 12))
