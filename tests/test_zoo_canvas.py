@@ -77,7 +77,7 @@ def test_methods_are_told_the_same_prompts_and_an_own_neighbour():
 
 def rows_of(**better):
     row = {"ua": 1.0, "ira": 0.9, "cra": 0.9, "distance": 5.0, "seconds": 100.0, "seconds_all": 100.0}
-    row |= {"stored_bytes": 10, "encoder_bytes": 1000}
+    row |= {"peak_bytes": 1e6, "stored_bytes": 10, "encoder_bytes": 1000}
     return [{"method": method, "concept": "neon", **row, **better.get(method, {})} for method in METHODS]
 
 
