@@ -172,7 +172,7 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
         "The Fréchet distance stands in for FID, for which there are no Inception weights here: it is that of FID, between "
         "features of the zoo's judge (what its last layer reads) of the pictures of all other prompts and of real drawings with the same "
         "captions, of handwriting that nothing was trained on. Seconds are those of one processor thread: once, i.e. one training at "
-        "the chosen setting, and with the search for it. SLUG's always include its search. Peak is how far memory rose in training. Stored "
+        "the chosen setting, and with the search for it. SLUG's always include its search. Peak is how far memory rose in training, and SLUG's in its search. Stored "
         "is what each method's authors publish: the weights of a patch, or the whole UNet; changed is the least that would do.",
         f"All methods have the same {FORGET_PER_PROMPT * 10} validation pictures of the concept and {KEPT_PER_PROMPT} of each other prompt "
         f"(seeds from 0, {SEARCH_STEPS} steps). SLUG (rank {SLUG_SETTINGS['rank']}) searches the layers of the first front and their steps with them; of each other method the setting with the "

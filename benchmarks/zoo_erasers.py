@@ -41,7 +41,7 @@ GRIDS: dict[str, list[dict[str, Sequence[Any]]]] = {
     ],
     # the same solution for the same ratios, so the preserve scale is left at 1
     "UCE": [{"target": ("neighbour", "empty"), "erase_scale": (1.0, 3.0), "damping": (1.0, 0.1, 10.0)}],
-    "SalUn": [{"lr": (1e-4, 3e-5, 3e-4), "alpha": (1.0, 10.0), "steps": (200,)}],
+    "SalUn": [{"lr": (1e-4, 3e-5, 1e-5), "alpha": (1.0, 10.0), "steps": (200,)}],
 }
 QUICK = {"ESD": {"steps": 100}, "UCE": {}, "SalUn": {"steps": 100}}
 
