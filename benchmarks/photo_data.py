@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from train_photo_clip import FACE_NAMES, NAMES, OBJECT_NAMES, TRAIN_SHOTS, load_faces, load_objects
 from transformers import CLIPModel, CLIPProcessor
 
@@ -115,11 +116,28 @@ class Score:
         self.near = self.evaluator.find_neighbors(original)
         self.n_forget, self.n_retain = len(forget), len(retain)
 
-    def __call__(self, model: CLIPModel, gone: tuple[str, ...] = ()) -> dict[str, float]:
-        """Returns `fa1`, `fa5`, `people`, `objects` and `near`, in [0, 1]; the names in `gone` are not among what is kept."""
+    def embed(self, model: CLIPModel) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeds the photographs of the concept, and the others."""
+        forget, retain = self.evaluator.forget, self.evaluator.retain
+        return embed_images(model, self.processor, forget, 250), embed_images(model, self.processor, retain, 250)
+
+    def __call__(
+        self,
+        model: CLIPModel,
+        gone: tuple[str, ...] = (),
+        embedded: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> dict[str, float]:
+        """
+        Returns `fa1`, `fa5`, `people`, `objects` and `near`, in [0, 1].
+
+        Args:
+            model (`CLIPModel`): The model.
+            gone (`tuple[str, ...]`, *optional*): More names that are not among what is kept.
+            embedded (`tuple`, *optional*): What `embed` returned, where the vision tower is still the same.
+        """
         evaluator, left_out = self.evaluator, [NAMES.index(name) for name in (*gone, self.concept)]
         classes = evaluator.embed_names(model)
-        images = embed_images(model, self.processor, evaluator.retain, 250)
+        own, images = embedded or self.embed(model)
         by_name = evaluator.accuracies(images, classes)
         by_name = {name: accuracy for name, accuracy in by_name.items() if name not in left_out}
 
@@ -127,9 +145,8 @@ class Score:
             return fmean(by_name[name] for name in names if name in by_name)
 
         people = range(len(FACE_NAMES))
-        forgotten = evaluator.forgotten(embed_images(model, self.processor, evaluator.forget, 250), classes)
         return {
-            **forgotten,
+            **evaluator.forgotten(own, classes),
             "people": mean(people),
             "objects": mean(i for i in by_name if i not in people),
             "near": mean(self.near),

@@ -17,9 +17,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import datasets
 import torch
+from diffusers.utils import logging as diffusers_logging
 from scipy.stats import t as student
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from hf_slug.report import describe_software
 
@@ -69,7 +72,7 @@ class Runs:
         if left:
             self.path.parent.mkdir(exist_ok=True)
             context = multiprocessing.get_context("spawn")
-            with context.Pool(workers, _one_thread, maxtasksperchild=1) as pool:
+            with context.Pool(workers, _prepare_worker, maxtasksperchild=1) as pool:
                 made = pool.imap_unordered(_Run(function), left, chunksize=1)
                 for row in tqdm(made, total=len(left), desc=self.path.stem):
                     self.rows.append(row)
@@ -90,8 +93,12 @@ class _Run:
         return {**task, **self.function(task)}
 
 
-def _one_thread() -> None:
+def _prepare_worker() -> None:
+    """One thread; and one bar, that of the runs, is enough."""
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 class Cost:

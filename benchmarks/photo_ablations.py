@@ -1,0 +1,303 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""
+What settles the defaults: one thing changed at a time, on people and objects that no other table reports.
+
+    HF_SLUG_DATA=../shared/data python benchmarks/photo_ablations.py     # an hour or two; goes on where it was stopped
+
+The steps of `unlearn` are joined here by hand, so that all variants of one concept share their gradients, and so that variants that did
+not become an option can be tried. Writes `benchmarks/results/photo_ablations.md`.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from photo_data import DEVELOPMENT, MODEL, Score, collect, load_model
+from tables import Runs, markdown, percent, percents, write
+from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
+from transformers import CLIPModel
+
+from hf_slug.direction import InputMoment, compute_directions, compute_input_moments, whiten
+from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.gradients import eval_mode
+from hf_slug.inputs import image_batches, text_batch
+from hf_slug.losses import retain_loss
+from hf_slug.objectives import ContrastiveObjective
+from hf_slug.replay import changed_weights
+from hf_slug.scores import LayerScore, pareto_fronts, score_layers, select_layers
+from hf_slug.search import search
+from hf_slug.steps import new_weights
+from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights, resolve_modules
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One way to do it; the defaults are `unlearn`'s.
+
+    Args:
+        name (`str`): What the table calls it.
+        direction (`str`): `"whitened"`, `"gradient"`, `"two-sided"` (output gradients whitened, too) or `"projected"` (whitened, off the
+            retain gradient).
+        epsilon (`float`): Damping ε.
+        inputs (`int`, *optional*): Retain pairs that C is taken over. Defaults to all.
+        choose (`str`): `"front"`, `"signed"` (the front by alignment with its sign), `"importance"` (no front), `"whitened"` (the front by
+            the whitened gradients).
+        minimum (`int`): Layers that a front is filled up to.
+        tower, granularity, steps, rank, risk: As in [`unlearn`].
+        seen (`bool`): Whether the risk goes by the gradient's photographs, too.
+        validation (`int`, *optional*): Photographs of the concept to validate on. Defaults to all.
+    """
+
+    name: str
+    direction: str = "whitened"
+    epsilon: float = 0.03
+    inputs: int | None = None
+    choose: str = "front"
+    minimum: int = 5
+    tower: str = "both"
+    granularity: str = "matrix"
+    steps: int = 10
+    rank: int | None = None
+    risk: float = 0.05
+    seen: bool = True
+    validation: int | None = None
+
+
+BASE = Variant("default")
+GROUPS: dict[str, tuple[Variant, ...]] = {
+    "Direction": (
+        Variant("the paper's gradient", direction="gradient"),
+        *(Variant(f"ε = {e}", epsilon=e) for e in (0.003, 0.01, 0.1, 0.3)),
+        Variant("two-sided", direction="two-sided"),
+        Variant("off the retain gradient", direction="projected"),
+    ),
+    "Retain pairs that C is taken over": tuple(Variant(f"{n} pairs", inputs=n) for n in (20, 50, 150)),
+    "Which layers are searched": (
+        Variant("front alone", minimum=1),
+        Variant("front filled up to 3", minimum=3),
+        Variant("front filled up to 8", minimum=8),
+        Variant("front by signed alignment", choose="signed"),
+        Variant("front of the whitened gradients", choose="whitened"),
+        Variant("the 5 most important", choose="importance"),
+    ),
+    "Tower": (Variant("text", tower="text"), Variant("vision", tower="vision")),
+    "Granularity": (Variant("attention", granularity="attention"), Variant("block", granularity="block")),
+    "Steps K": (Variant("5", steps=5), Variant("20", steps=20)),
+    "Risk": (
+        Variant("1: validation alone, as in the paper", risk=1.0, seen=False),
+        Variant("0.2", risk=0.2),
+        Variant("0.01", risk=0.01),
+        Variant("0.05, without the gradient's photographs", seen=False),
+    ),
+    "Photographs to validate on": (Variant("one", validation=1),),
+    "Rank": tuple(Variant(str(r), rank=r) for r in (1, 2, 4, 8)),
+}
+VARIANTS = (BASE, *(variant for group in GROUPS.values() for variant in group))
+PUBLISHED = Variant("as published", direction="gradient", minimum=1, risk=1.0, seen=False)
+PLAN = hashlib.sha256(repr((VARIANTS, PUBLISHED)).encode()).hexdigest()[:8]  # other variants, other runs
+
+
+class Trial:
+    """What all variants share for one concept: gradients of both losses, moments of inputs and outputs."""
+
+    def __init__(self, model: CLIPModel, processor: Any, concept: str, seed: int):
+        self.model, self.processor, self.concept = model, processor, concept
+        self.photographs = collect(concept, seed, test_objects=1500)
+        parts = self.photographs.parts
+        self.retain = parts["retain"]
+        self.layers = candidate_layers(model, "both", "matrix", False)
+        objective = ContrastiveObjective(
+            model, processor, parts["forget"], self.retain, [TEMPLATE.format(concept)], 64, 64
+        )
+        self.forget_gradients = objective.forget_gradients(self.layers)
+        self.retain_gradients = objective.retain_gradients(self.layers)
+        self.weights = {n: w for layer in self.layers for n, w in layer_weights(model, layer).items()}
+        self.moments = {None: objective.input_moments(self.layers)}
+        self.outputs: dict[str, torch.Tensor] | None = None
+        self.score = Score(self.photographs, "test_", processor, model)
+        self.embedded = self.score.embed(model)
+        self.before = self.score(model, embedded=self.embedded)
+
+    def run(self, variant: Variant) -> dict[str, Any]:
+        """One variant: metrics after, and what was chosen."""
+        layers = candidate_layers(self.model, variant.tower, variant.granularity, False)
+        directions = self._directions(variant, layers)
+        candidates = self._choose(variant, layers, directions)
+        found = search(
+            self.model, candidates, directions, self._evaluator(variant), steps=variant.steps, risk=variant.risk
+        )
+        layer = found.chosen.layer
+        changed = new_weights(layer_weights(self.model, layer), directions, found.chosen.step_size)
+        with changed_weights(self.model, layer, changed):
+            after = self.score(self.model, embedded=None if layer.tower == "vision" else self.embedded)
+        return {"after": after, "layer": layer.name, "succeeded": found.succeeded, "trials": len(found.trials)}
+
+    def _evaluator(self, variant: Variant) -> ZeroShotEvaluator:
+        parts = self.photographs.parts
+        return ZeroShotEvaluator(
+            self.processor,
+            parts["validation_forget"][: variant.validation],
+            parts["validation_retain"],
+            self.concept,
+            NAMES,
+            batch_size=250,
+            seen=parts["forget"][:30] if variant.seen else None,
+        )
+
+    def _directions(self, variant: Variant, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
+        if variant.direction == "gradient":
+            return compute_directions(self.forget_gradients, layers, rank=variant.rank)
+        moments = self._moments(variant.inputs)
+        gradients = self.forget_gradients
+        if variant.direction == "two-sided":
+            gradients = {n: whiten(g.T, self._output_moments()[n], variant.epsilon).T for n, g in gradients.items()}
+        directions = compute_directions(gradients, layers, moments, variant.epsilon, variant.rank)
+        if variant.direction == "projected":
+            kept = compute_directions(self.retain_gradients, layers, moments, variant.epsilon)
+            for name, retain in self.retain_gradients.items():
+                if name in directions:  # so that to first order the retain loss stays as it is
+                    share = (directions[name] * retain).sum() / (kept[name] * retain).sum()
+                    directions[name] = directions[name] - share * kept[name]
+        return directions
+
+    def _moments(self, inputs: int | None) -> Mapping[str, torch.Tensor]:
+        if inputs not in self.moments:
+            part = self.retain[:inputs]
+            self.moments[inputs] = compute_input_moments(self.model, self.processor, self.layers, part)
+        return self.moments[inputs]
+
+    def _output_moments(self) -> dict[str, torch.Tensor]:
+        """`E[g gᵀ]` of the retain loss's gradient g by what each layer puts out."""
+        if self.outputs is None:
+            names = [name for layer in self.layers for name in layer.modules]
+            live = resolve_modules(self.model, names)
+            modules = {name: self.model.get_submodule(live[name]) for name in names}
+            moments = {
+                n: InputMoment(m.out_features, m.weight.device)
+                for n, m in modules.items()
+                if hasattr(m, "out_features")
+            }
+            handles = [
+                modules[n].register_full_backward_hook(lambda module, _, grads, n=n: moments[n](module, grads))
+                for n in moments
+            ]
+            with eval_mode(self.model):
+                for start, batch in image_batches(self.model, self.processor, self.retain, 64):
+                    texts = self.retain.texts[start : start + 64]
+                    said = embed(self.model, "text", text_batch(self.model, self.processor, texts))
+                    retain_loss(embed(self.model, "vision", batch), said, self.model.logit_scale).backward()
+            for handle in handles:
+                handle.remove()
+            self.model.zero_grad()
+            self.outputs = {name: moment.mean for name, moment in moments.items()}
+        return self.outputs
+
+    def _choose(
+        self, variant: Variant, layers: Sequence[Layer], directions: Mapping[str, torch.Tensor]
+    ) -> list[Layer]:
+        forget: Mapping[str, torch.Tensor] = self.forget_gradients
+        retain: Mapping[str, torch.Tensor] = self.retain_gradients
+        if variant.choose == "whitened":
+            forget, retain = (
+                directions,
+                compute_directions(retain, layers, self._moments(variant.inputs), variant.epsilon),
+            )
+        scores = score_layers(layers, self.weights, forget, retain)
+        if variant.choose in ("front", "whitened"):
+            return [score.layer for score in select_layers(scores, variant.minimum, variant.minimum == 1)]
+        chosen: list[LayerScore] = []
+        for tower in TOWERS:
+            own = [score for score in scores if score.layer.tower == tower]
+            if variant.choose == "importance":
+                chosen += sorted(own, key=lambda score: -score.importance)[: variant.minimum]
+                continue
+            picked: list[LayerScore] = []
+            for front in pareto_fronts([(score.importance, score.alignment) for score in own]):
+                picked += [own[i] for i in front]
+                if len(picked) >= variant.minimum:
+                    break
+            chosen += picked
+        return [score.layer for score in chosen]
+
+
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """All variants, of one concept and seed."""
+    model, processor = load_model(task["model"])
+    trial = Trial(model, processor, task["concept"], task["seed"])
+    return {"before": trial.before, "variants": {_key(v): trial.run(v) for v in (*VARIANTS, PUBLISHED)}}
+
+
+def _key(variant: Variant) -> str:
+    group = next((title for title, group in GROUPS.items() if variant in group), "")
+    return f"{group}: {variant.name}" if group else variant.name
+
+
+def write_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Writes what each change does to forgetting and to what is kept, people and objects apart."""
+    parts = ["# Ablations"]
+    people = [row for row in rows if row["concept"] in FACE_NAMES]
+    objects = [row for row in rows if row["concept"] not in FACE_NAMES]
+    parts.append(
+        f"One thing changed at a time, on {len({row['concept'] for row in people})} people and {len({row['concept'] for row in objects})} "
+        f"objects that the other tables don't report, seeds {sorted({row['seed'] for row in rows})}. Mean ± half a 95 % interval over concepts and "
+        f"seeds on test photographs, in percent; falls in points. *Forgotten*: on validation."
+    )
+    header = [
+        "",
+        "people: FA@1",
+        "FA@5",
+        "fall of people",
+        "fall of objects",
+        "forgotten",
+        "objects: FA@1",
+        "FA@5",
+        "fall of people",
+        "fall of objects",
+    ]
+
+    def line(variant: Variant) -> list[str]:
+        cells = [f"**{variant.name}**" if variant is BASE else variant.name]
+        for own in (people, objects):
+            found = [
+                (row["before"], row["variants"][_key(variant)]) for row in own if _key(variant) in row["variants"]
+            ]
+            if not found:
+                return []
+            cells += [percents([after["after"][key] for _, after in found]) for key in ("fa1", "fa5")]
+            cells += [
+                percents([before[key] - after["after"][key] for before, after in found])
+                for key in ("people", "objects")
+            ]
+            if own is people:
+                cells.append(percent(sum(after["succeeded"] for _, after in found) / len(found), 0) + " %")
+        return cells
+
+    for title, variants in {**GROUPS, "Everything as published": (PUBLISHED,)}.items():
+        lines = [line(BASE), *map(line, variants)]
+        parts += [f"## {title}", markdown(header, [each for each in lines if each])]
+    write("photo_ablations", parts, note="One thread a run.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
+    parser.add_argument("--concepts", nargs="+", default=list(DEVELOPMENT))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
+    args = parser.parse_args()
+    load_model(args.model)
+    tasks = [
+        {"concept": concept, "seed": seed, "model": args.model, "plan": PLAN}
+        for seed in args.seeds
+        for concept in args.concepts
+    ]
+    runs = Runs("photo_ablations", ("concept", "seed", "plan"))
+    runs.complete(run, tasks, args.workers, after=write_table)
+
+
+if __name__ == "__main__":
+    main()

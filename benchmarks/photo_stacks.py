@@ -1,0 +1,141 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""
+Patches of one to five people on one CLIP (the paper's Figures 7 and 8), as `photo_tables.py` has saved them.
+
+    HF_SLUG_DATA=../shared/data python benchmarks/photo_stacks.py
+
+Writes `benchmarks/results/photo_stacks.md` and `photo_stacks.png`, the mean cosines of people's photographs with their names.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from photo_data import MODEL, PEOPLE, Score, collect, load_model
+from photo_methods import apply
+from photo_tables import PATCHES
+from tables import RESULTS, Runs, markdown, percent, percents, write
+from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
+
+from hf_slug.data import Pairs
+from hf_slug.inputs import embed_images, embed_texts
+from hf_slug.losses import normalize
+
+
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """The first `count` people forgotten at once: each one's FA, what is left of the others, and the cosines."""
+    model, processor = load_model(task["model"])
+    gone = PEOPLE[: task["count"]]
+    scores = {}
+    for concept in gone:
+        photographs = collect(concept, task["seed"])
+        scores[concept] = Score(photographs, "test_", processor, model)
+    before = {concept: score(model, PEOPLE) for concept, score in scores.items()}
+    shown = Pairs([p for s in scores.values() for p in s.evaluator.forget], "people")
+    first = cosines(model, processor, shown)
+    for concept in gone:
+        model.load_unlearning(find_patch(concept, task["seed"], task["model"]), concept)
+    after = {concept: score(model, PEOPLE) for concept, score in scores.items()}
+    # of the others: over those 35 people who are never forgotten, whatever the number, so that the numbers compare
+    return {
+        "fa": {concept: [found["fa1"], found["fa5"]] for concept, found in after.items()},
+        **{key: [before[gone[0]][key], after[gone[0]][key]] for key in ("people", "objects")},
+        "cosines": [first, cosines(model, processor, shown)],
+    }
+
+
+def find_patch(concept: str, seed: int, model: str) -> Path:
+    """The patch that `photo_tables.py` has saved, or the same once more."""
+    folder = PATCHES / str(seed) / concept
+    if not folder.is_dir():
+        outcome = apply("SLUG", *load_model(model), collect(concept, seed), seed)
+        outcome.patch.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
+    """Mean cosine of each person's photographs (a row) with each of their names (a column)."""
+    people = list(dict.fromkeys(shown.names))
+    said = normalize(embed_texts(model, processor, [TEMPLATE.format(name) for name in people]))
+    found = normalize(embed_images(model, processor, shown, 250)) @ said.T
+    return [found[[name == person for name in shown.names]].mean(0).tolist() for person in people]
+
+
+def write_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Writes the table, and draws the cosines of the largest stack."""
+    lines = []
+    for count in sorted({row["count"] for row in rows}):
+        own = [row for row in rows if row["count"] == count]
+        fa = [values for row in own for values in row["fa"].values()]
+        falls = [[before - after for before, after in (row[key] for row in own)] for key in ("people", "objects")]
+        worst = max(sum(row["fa"][concept][1] for row in own) / len(own) for concept in own[0]["fa"])
+        lines.append(
+            [count, *(percents([value[i] for value in fa]) for i in (0, 1)), percent(worst), *map(percents, falls)]
+        )
+    header = [
+        "people forgotten",
+        "FA@1 ↓",
+        "FA@5 ↓",
+        "worst person's FA@5",
+        f"fall of the {len(FACE_NAMES) - len(PEOPLE)} others",
+        "fall of objects",
+    ]
+    text = (
+        f"The first 1 to 5 of {', '.join(PEOPLE)}, each forgotten alone, their patches loaded together; seeds "
+        f"{sorted({row['seed'] for row in rows})}. Mean ± half a 95 % interval over seeds (FA: and people) on test photographs, among all "
+        f"{len(NAMES)} names, in percent; falls in points, over the {len(FACE_NAMES) - len(PEOPLE)} people whom no patch forgets."
+    )
+    draw(rows)
+    write(
+        "photo_stacks",
+        ["# Several people forgotten at once", text, markdown(header, lines), "![Cosines](photo_stacks.png)"],
+    )
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> None:
+    """Draws the cosines of the largest stack's people with their names, before and after, averaged over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    count = max(row["count"] for row in rows)
+    own = [row for row in rows if row["count"] == count]
+    matrices = torch.tensor([row["cosines"] for row in own]).mean(0)
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+    for axis, matrix, title in zip(axes, matrices, ("before", f"{count} patches")):
+        picture = axis.imshow(matrix, vmin=-0.2, vmax=0.8, cmap="viridis")
+        axis.set(title=title, xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
+        axis.set_xticklabels(PEOPLE[:count], rotation=45), axis.set_yticklabels(PEOPLE[:count])
+        for i in range(count):
+            for j in range(count):
+                axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="white", fontsize=7)
+    figure.colorbar(picture, ax=axes, label="mean cosine")
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / "photo_stacks.png", dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
+    args = parser.parse_args()
+    load_model(args.model)
+    for seed in args.seeds:  # before several processes want the same
+        for concept in PEOPLE:
+            find_patch(concept, seed, args.model)
+    tasks = [
+        {"count": count, "seed": seed, "model": args.model}
+        for seed in args.seeds
+        for count in range(1, len(PEOPLE) + 1)
+    ]
+    Runs("photo_stacks", ("count", "seed")).complete(run, tasks, args.workers, after=write_table)
+
+
+if __name__ == "__main__":
+    main()
