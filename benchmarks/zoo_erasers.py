@@ -30,7 +30,7 @@ from hf_slug.zoo.unlearning import PROMPTS, SEARCH_SEED, TEST_SEED, picture_eval
 # A search needs no finer pictures than these, but so many: with 4 of each prompt, or in 4 steps, a tenth of the reported
 # pictures of "three" was left. The reported ones have all their steps.
 SEARCH_STEPS, FORGET_PER_PROMPT, KEPT_PER_PROMPT = 6, 10, 1
-SLUG_SETTINGS = {"rank": 8, "front_only": True}  # the paper's front, and factors instead of a dense delta
+SLUG_SETTINGS = {"rank": 8, "early_stopping": True}  # factors instead of a dense delta, and a host's looks are dear
 DRAWING_STEPS = 15  # of a picture of the zoo; ESD's are drawn in as many
 
 # What is tried for each concept: all combinations of each part. A quick run takes the first alone.

@@ -78,6 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=10, metavar="K", help="trials per layer")
     add("--fa-at", type=int, choices=(1, 5), help="target FA@1 or FA@5; default: 5, or 1 under 50 names")
     add("--front-only", action="store_true", help="never search beyond the first front (the paper's way)")
+    add(
+        "--early-stopping",
+        action="store_true",
+        help="with --evaluate host: end at the first layer that forgets and keeps the rest",
+    )
     add("--rank", type=int, metavar="R", help="restrict the delta to rank R and store its factors")
     add(
         "--trajectory",
@@ -229,6 +234,7 @@ def run_unlearn(args: argparse.Namespace) -> int:
         risk=args.risk,
         steps=args.steps,
         front_only=args.front_only,
+        early_stopping=args.early_stopping,
         rank=args.rank,
         trajectory=args.trajectory,
         batch_size=args.batch_size,

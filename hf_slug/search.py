@@ -73,12 +73,14 @@ def search(
     host: Any = None,
     reserve: Iterable[Layer] = (),
     risk: float = 0.05,
+    early_stopping: bool = False,
 ) -> Search:
     """
     Searches every layer, and chooses the one that keeps most.
 
     Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal the
-    smallest change relative to the weight, then the lowest risk. Layers whose risk rests on hardly any images come last. Where no layer brings the risk down, the target alone decides.
+    smallest change relative to the weight, then the lowest risk. Layers whose risk rests on hardly any images come last. Where no
+    layer brings the risk down, the target alone decides.
 
     Args:
         model (`nn.Module`): The CLIPModel, or a host's encoder; unchanged by this.
@@ -99,6 +101,8 @@ def search(
             [`BehaviourEvaluator`] only. An iterator may add a layer's directions just before it yields the layer.
         risk (`float`, *optional*, defaults to 0.05):
             Forgotten also means a `risk`, with an evaluator that estimates it, at or below this (or the target, if that allows more).
+        early_stopping (`bool`, *optional*, defaults to `False`):
+            End at the first layer that forgets the concept and keeps the rest, with a [`BehaviourEvaluator`].
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -112,7 +116,6 @@ def search(
         raise ValueError(f"Expected at least one step, found {steps}.")
     goal = target if target is not None else float(evaluator.greater_is_better)
     key = evaluator.primary_metric
-
     allowed = risk if evaluator.greater_is_better else max(risk, goal)
 
     def is_reached(metrics: dict[str, Any]) -> bool:
@@ -162,12 +165,19 @@ def search(
         return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
 
     def queue() -> Iterator[Layer]:
-        yield from layers
-        if behaviour is None or left is None:
+        if behaviour is None or (left is None and not early_stopping):
+            yield from layers
             return
         untouched = behaviour.evaluator.retained(behaviour.host)
-        while not keeps_enough(behaviour, untouched) and (layer := next(left, None)) is not None:
+        for layer in layers:
             yield layer
+            if early_stopping and keeps_enough(behaviour, untouched):
+                return
+        while left is not None and not keeps_enough(behaviour, untouched):
+            another = next(left, None)
+            if another is None:
+                return
+            yield another
 
     total = len(layers) if left is None else None  # nobody knows how many of the reserve it takes
     for layer in logging.tqdm(queue(), desc="search", leave=False, total=total):

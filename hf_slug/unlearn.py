@@ -80,6 +80,7 @@ def unlearn(
     risk: float = 0.05,
     steps: int = 10,
     front_only: bool = False,
+    early_stopping: bool = False,
     norms: bool = False,
     epsilon: float = 0.03,
     rank: int | None = None,
@@ -145,6 +146,9 @@ def unlearn(
             estimated from how narrowly those at hand are not ([`~hf_slug.evaluation.estimate_risk`]); 1 leaves it out, as the paper does.
         steps (`int`, *optional*, defaults to 10): Trials per layer.
         front_only (`bool`, *optional*, defaults to `False`): Search the first front only, even if it has under 5 layers.
+        early_stopping (`bool`, *optional*, defaults to `False`):
+            Go by a host's behaviour only until a layer forgets the concept and keeps the rest within a point; each look is dear there. The
+            first such layer is not always the best.
         norms (`bool`, *optional*, defaults to `False`): Layer norms are candidates, too.
         epsilon (`float`, *optional*, defaults to 0.03): Damping of the whitened direction.
         rank (`int`, *optional*): Restrict the delta to this rank and store its factors: a smaller patch.
@@ -275,7 +279,19 @@ def unlearn(
             return cast(nn.Module, model if by_clip else encoder.module)  # type: ignore[union-attr]
 
         more = () if front_only else reserve()
-        found = search(measured(chooser), candidates, directions, chooser, steps, target, trajectory, host, more, risk)
+        found = search(
+            measured(chooser),
+            candidates,
+            directions,
+            chooser,
+            steps,
+            target,
+            trajectory,
+            host,
+            more,
+            risk,
+            early_stopping,
+        )
         search_seconds = time.perf_counter() - started
 
         best, base = found.chosen, describe_model(model if model is not None else host)
@@ -314,6 +330,7 @@ def unlearn(
                 "questions": list(questions) if isinstance(goal, AnswerObjective) else None,
                 "norms": norms,
                 "front_only": front_only,
+                "early_stopping": early_stopping,
                 "host": None if encoder is None else describe_host(host, encoder),
                 "rank": rank,
                 "steps": steps,

@@ -204,7 +204,7 @@ class Behaviour(BehaviourEvaluator):
         return {"ta": 0.9 - price / 2, "ira": 0.9 - price}
 
 
-def search_behaviour(model, prices, first, forgets=True):
+def search_behaviour(model, prices, first, forgets=True, **settings):
     """Searches the `first` of the layers named in `prices`, with the rest in reserve; returns also what was taken of that."""
     layers = [next(layer for layer in candidate_layers(model) if layer.name == name) for name in prices]
     every, directions, taken = directions_of(model, layers), {}, []
@@ -217,7 +217,7 @@ def search_behaviour(model, prices, first, forgets=True):
             yield layer
 
     evaluator = Behaviour(model, prices, forgets)
-    found = search(model, layers[:first], directions, evaluator, steps=2, host=model, reserve=reserve())
+    found = search(model, layers[:first], directions, evaluator, steps=2, host=model, reserve=reserve(), **settings)
     return found, taken, evaluator
 
 
@@ -242,6 +242,18 @@ def test_the_next_fronts_are_searched_until_a_layer_forgets_and_keeps(tiny, pric
     assert taken == list(named)[2 : 2 + wanted]
     assert found.succeeded and named[found.chosen.layer.name] == min(list(named.values())[: 2 + wanted])
     assert_same(tiny, before)
+
+
+@pytest.mark.parametrize(
+    ("prices", "searched"),
+    [([0.0, 0.0, 0.0], 1), ([0.5, 0.009, 0.0], 2), ([0.5, 0.5, 0.0], 3), ([0.5, 0.5, 0.5], 3)],
+)
+def test_early_stopping_ends_at_the_first_layer_that_forgets_and_keeps(tiny, prices, searched):
+    named = {f"{BLOCK}{name}": price for name, price in zip(("q_proj", "k_proj", "v_proj"), prices)}
+    for first in (1, 2, 3):  # wherever the front ends
+        found, _, _ = search_behaviour(tiny, named, first, early_stopping=True)
+        assert found.succeeded and len({trial.layer for trial in found.trials}) == searched
+        assert named[found.chosen.layer.name] == min(prices[:searched])
 
 
 def test_where_nothing_forgets_all_is_tried_and_the_closest_looked_at_to_the_end(tiny):
