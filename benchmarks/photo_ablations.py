@@ -36,7 +36,7 @@ from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights
 @dataclass(frozen=True)
 class Variant:
     """
-    One way to do it; the defaults are `unlearn`'s.
+    One way to do it; the defaults are `unlearn`'s, but for the tower: text layers are the ones chosen here, and ten times as quick.
 
     Args:
         name (`str`): What the table calls it.
@@ -58,7 +58,7 @@ class Variant:
     inputs: int | None = None
     choose: str = "front"
     minimum: int = 5
-    tower: str = "both"
+    tower: str = "text"
     granularity: str = "matrix"
     steps: int = 10
     rank: int | None = None
@@ -84,7 +84,7 @@ GROUPS: dict[str, tuple[Variant, ...]] = {
         Variant("front of the whitened gradients", choose="whitened"),
         Variant("the 5 most important", choose="importance"),
     ),
-    "Tower": (Variant("text", tower="text"), Variant("vision", tower="vision")),
+    "Tower": (Variant("both", tower="both"), Variant("vision", tower="vision")),
     "Granularity": (Variant("attention", granularity="attention"), Variant("block", granularity="block")),
     "Steps K": (Variant("5", steps=5), Variant("20", steps=20)),
     "Risk": (
@@ -244,7 +244,8 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
     parts.append(
         f"One thing changed at a time, on {len({row['concept'] for row in people})} people and {len({row['concept'] for row in objects})} "
         f"objects that the other tables don't report, seeds {sorted({row['seed'] for row in rows})}. Mean ± half a 95 % interval over concepts and "
-        f"seeds on test photographs, in percent; falls in points. *Forgotten*: on validation."
+        f"seeds on test photographs, in percent; falls in points. *Forgotten*: on validation. All but the rows under *Tower* search the text "
+        f"tower alone."
     )
     header = [
         "",

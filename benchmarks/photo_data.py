@@ -4,13 +4,12 @@
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from train_photo_clip import FACE_NAMES, NAMES, OBJECT_NAMES, TRAIN_SHOTS, load_faces, load_objects
+from train_photo_clip import FACE_NAMES, NAMES, OBJECT_NAMES, TRAIN_SHOTS, load_faces, load_objects, open_objects
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_slug.data import Pairs, load_pairs
@@ -23,7 +22,7 @@ MODEL = Path(".cache/photo-clip/model")
 PEOPLE = FACE_NAMES[20:25]
 OBJECTS = OBJECT_NAMES[3:]
 DEVELOPMENT = (*FACE_NAMES[5:15], *OBJECT_NAMES[:3])
-VALIDATION_OBJECTS, TEST_OBJECTS = 500, 5000
+VALIDATION_OBJECTS, TEST_OBJECTS = 500, 2000
 
 
 @dataclass
@@ -40,11 +39,6 @@ class Photographs:
     parts: dict[str, Pairs] = field(default_factory=dict)
 
 
-@cache
-def _rows() -> tuple[list[dict], list[dict], list[dict]]:
-    return load_faces(), load_objects("train"), load_objects("test")
-
-
 def collect(concept: str, seed: int, objects: int = 200, test_objects: int = TEST_OBJECTS) -> Photographs:
     """
     Splits the photographs for one concept.
@@ -59,18 +53,21 @@ def collect(concept: str, seed: int, objects: int = 200, test_objects: int = TES
         test_objects (`int`, *optional*): Photographs of objects in `test_retain`. Of an object that is forgotten, its share.
     """
     generator = random.Random(seed)
-    faces, trained, unseen = (list(rows) for rows in _rows())
+    faces = load_faces()
+    labels = open_objects("train")["label"][:]  # at once: one by one they take half a minute
+    trained, unseen = list(range(len(labels))), list(range(len(open_objects("test"))))
     generator.shuffle(trained), generator.shuffle(unseen)
+    own = [i for i in trained if OBJECT_NAMES[labels[i]] == concept][:objects]  # as many as there are of all the rest
+    rest = [i for i in trained if OBJECT_NAMES[labels[i]] != concept][:objects]
     later = list(range(TRAIN_SHOTS, 10))
     generator.shuffle(later)
     validation, test = later[: len(later) // 2], later[len(later) // 2 :]
-    own = [row for row in trained if row["name"] == concept][:objects]  # an object's gradient has as many as the rest
-    rest = [row for row in trained if row["name"] != concept][:objects]
     shots = {
-        "": [row for row in faces if row["shot"] < TRAIN_SHOTS] + own + rest,
-        "validation_": [row for row in faces if row["shot"] in validation] + unseen[:VALIDATION_OBJECTS],
+        "": [row for row in faces if row["shot"] < TRAIN_SHOTS] + load_objects("train", own + rest),
+        "validation_": [row for row in faces if row["shot"] in validation]
+        + load_objects("test", unseen[:VALIDATION_OBJECTS]),
         "test_": [row for row in faces if row["shot"] in test]
-        + unseen[VALIDATION_OBJECTS : VALIDATION_OBJECTS + test_objects],
+        + load_objects("test", unseen[VALIDATION_OBJECTS : VALIDATION_OBJECTS + test_objects]),
     }
     result = Photographs(concept)
     for part, rows in shots.items():

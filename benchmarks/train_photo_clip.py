@@ -17,6 +17,8 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,13 +61,18 @@ def load_faces() -> list[dict]:
     return [{**_row(picture, FACE_NAMES[subject]), "shot": shot} for picture, subject, shot in shots]
 
 
-def load_objects(split: str) -> list[dict]:
-    """CIFAR-10's `split` ("train" or "test"): `image` (32×32, RGB), `text` and `name`."""
+@cache
+def open_objects(split: str) -> Dataset:
+    """CIFAR-10's `split` ("train" or "test"), not decoded yet: `image` and `label`."""
     if folder := os.environ.get("HF_SLUG_DATA"):
-        rows = Dataset.from_parquet(str(Path(folder) / f"cifar10-{split}.parquet"))
-    else:
-        rows = load_dataset("cifar10", split=split).rename_columns({"img": "image"})
-    return [_row(row["image"], OBJECT_NAMES[row["label"]]) for row in rows]
+        return Dataset.from_parquet(str(Path(folder) / f"cifar10-{split}.parquet"))
+    return load_dataset("cifar10", split=split).rename_columns({"img": "image"})
+
+
+def load_objects(split: str, rows: Sequence[int] | None = None) -> list[dict]:
+    """All of CIFAR-10's `split`, or some rows of it: `image` (32×32, RGB), `text` and `name`."""
+    found = open_objects(split)
+    return [_row(row["image"], OBJECT_NAMES[row["label"]]) for row in (found if rows is None else found.select(rows))]
 
 
 def _row(picture: Image.Image, name: str) -> dict:
