@@ -42,13 +42,20 @@ test-lowest:
 	$(VENV)-lowest/bin/python -m pytest -n 2
 	$(VENV)-lowest/bin/python tests/peft_conformance/run.py
 
-# some minutes: that the benchmarks run, and what they look like
+# some minutes: that the benchmarks run, and what they look like; in files of their own, *_quick.md
 bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/train_photo_clip.py --steps 500 --output .cache/photo-clip-quick/model
+	$(BIN)/python benchmarks/photo_tables.py --quick --model .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/zoo_canvas.py --quick
 	$(BIN)/python benchmarks/loading.py
 
 # hours: every table; each goes on where it was stopped
 bench-full: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/train_photo_clip.py
+	$(BIN)/python benchmarks/photo_scores.py
+	$(BIN)/python benchmarks/photo_tables.py
+	$(BIN)/python benchmarks/photo_stacks.py
+	$(BIN)/python benchmarks/photo_ablations.py
 	$(BIN)/python benchmarks/zoo_concepts.py
 	$(BIN)/python benchmarks/zoo_hosts.py
 	$(BIN)/python benchmarks/zoo_canvas.py

@@ -1,0 +1,81 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""What the benchmarks share: runs that are never repeated, intervals, what a run costs."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+import tables
+import torch
+from scipy import stats
+
+
+def square(task):
+    """One run: says in which process and with how many threads."""
+    with open(task["log"], "a") as file:
+        file.write(f"{task['n']}\n")
+    if task["n"] == task.get("breaks"):
+        raise RuntimeError("stopped in the middle")
+    return {"square": task["n"] ** 2, "process": os.getpid(), "threads": torch.get_num_threads()}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_was_stopped_goes_on_where_it_was(results):
+    log = results / "log"
+    tasks = [{"n": n, "log": str(log)} for n in (3, 1, 2)]
+    with pytest.raises(RuntimeError, match="stopped in the middle"):
+        tables.Runs("squares", ["n"]).complete(square, [tasks[0], {**tasks[1], "breaks": 1}], workers=1)
+    seen = []
+    rows = tables.Runs("squares", ["n"]).complete(square, tasks, workers=1, after=lambda rows: seen.append(len(rows)))
+    assert [row["square"] for row in rows] == [9, 1, 4]  # in the order asked for
+    assert log.read_text().split() == ["3", "1", "1", "2"]  # the one that was done is not done again
+    assert seen == [2, 3, 3]
+    assert {row["threads"] for row in rows} == {1} and len({row["process"] for row in rows} - {os.getpid()}) == 3
+    lines = [json.loads(line) for line in (results / "results" / "squares.jsonl").read_text().splitlines()]
+    assert [line["n"] for line in lines] == [3, 1, 2]
+    again = tables.Runs("squares", ["n"])
+    assert again.complete(None, tasks) == rows  # nothing is left to do
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_the_interval_is_students(n):
+    values = np.random.default_rng(n).normal(0.4, 0.1, n)
+    low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
+    mean, half = tables.interval(values.tolist())
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert tables.interval([0.3]) == (0.3, 0.0)
+
+
+def test_numbers_in_words():
+    assert tables.percent(-0.00001) == "0.00" and tables.percent(0.12345, 1) == "12.3"
+    assert tables.percents([0.1, 0.1]) == "10.00 ± 0.00"
+    assert tables.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n|---|---|\n| 1 | x |"
+
+
+def test_cost_is_that_of_what_runs_inside():
+    with tables.measured() as cost:
+        held = torch.ones(30_000_000)  # 120 MB
+        started = time.perf_counter()
+        while time.perf_counter() - started < 0.1:
+            pass
+    assert cost.seconds >= 0.1 and 100e6 < cost.peak_bytes < 250e6
+    del held
+    with pytest.raises(ZeroDivisionError), tables.measured() as cost:
+        1 / 0  # noqa: B018
+    assert cost.seconds < 0.1
+
+
+def test_a_table_says_how_it_was_made(results, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks/some.py", "--seeds", "0"])
+    tables.write("some", ["# Title", "text"], note="One thread.")
+    text = (results / "results" / "some.md").read_text()
+    assert text.startswith("# Title\n\ntext\n\nMade by `python benchmarks/some.py --seeds 0`")
+    assert f"torch {torch.__version__}" in text and text.endswith("One thread.\n")
