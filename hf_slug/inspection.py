@@ -5,7 +5,8 @@ import argparse
 import json
 from typing import Any
 
-from .patch import UnlearningPatch, understood
+from .patch import UnlearningPatch
+from .patch_files import understood
 from .tables import caution, format_metrics, format_table, verdict
 
 

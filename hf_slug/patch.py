@@ -3,11 +3,9 @@
 
 import copy
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,24 +22,28 @@ from .arithmetic import compose, expand_factors
 from .card import render_card
 from .direction import factorize
 from .errors import CorruptPatchError, MissingDependencyError, NoSuchFolderError, UnsupportedModelError
-from .files import MOST_REPORT, read_json, read_tensors, sha256_of, sha256_of_fields
-from .fingerprint import check_fingerprint, verify_fingerprint
+from .files import read_json, read_tensors, sha256_of, sha256_of_fields
+from .fingerprint import verify_fingerprint
 from .lora import LoraExport, factorize_to
+from .patch_files import (
+    CARD,
+    CONFIG,
+    DENSE,
+    DOWN,
+    PREFIX,
+    REPORT,
+    UP,
+    WEIGHTS,
+    check_contents,
+    read_folder,
+    understood,
+)
 from .towers import PROJECTION, Tower, resolve_modules
 from .tuner import SlugConfig, SlugModel
 from .tuner.config import content_of
 
 
 logger = logging.get_logger(__name__)
-
-WEIGHTS, CONFIG, REPORT, CARD = (
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "unlearning_report.json",
-    "README.md",
-)
-_PREFIX = "base_model.model."
-_DENSE, _UP, _DOWN = "slug_delta", "slug_up", "slug_down"
 
 
 @dataclass
@@ -65,7 +67,7 @@ class UnlearningPatch:
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check("The patch")
+        check_contents(self.config, self.tensors)
 
     @classmethod
     def from_deltas(
@@ -76,12 +78,12 @@ class UnlearningPatch:
         for name, delta in deltas.items():
             delta = delta.detach().float().cpu().contiguous()
             if config.rank is None or delta.ndim != 2:
-                tensors[f"{_PREFIX}{name}.{_DENSE}"] = delta
+                tensors[f"{PREFIX}{name}.{DENSE}"] = delta
             else:
                 up, down = factorize(delta, config.rank)
                 tensors |= {
-                    f"{_PREFIX}{name}.{_UP}": up.float().contiguous(),
-                    f"{_PREFIX}{name}.{_DOWN}": down.float().contiguous(),
+                    f"{PREFIX}{name}.{UP}": up.float().contiguous(),
+                    f"{PREFIX}{name}.{DOWN}": down.float().contiguous(),
                 }
         return cls(config, tensors, report or {})
 
@@ -92,10 +94,10 @@ class UnlearningPatch:
             ups = [
                 tensor.shape[1:]
                 for key, tensor in tensors.items()
-                if str(key).endswith(f".{_UP}") and hasattr(tensor, "shape")
+                if str(key).endswith(f".{UP}") and hasattr(tensor, "shape")
             ]
             config = SlugConfig(
-                target_modules=sorted({str(key).removeprefix(_PREFIX).rpartition(".")[0] for key in tensors}),
+                target_modules=sorted({str(key).removeprefix(PREFIX).rpartition(".")[0] for key in tensors}),
                 rank=ups[0].numel() if ups else None,
                 inference_mode=True,
             )
@@ -126,16 +128,16 @@ class UnlearningPatch:
     @property
     def modules(self) -> list[str]:
         """Canonical names of the modules that the patch changes, sorted."""
-        return sorted({key.removeprefix(_PREFIX).rpartition(".")[0] for key in self.tensors})
+        return sorted({key.removeprefix(PREFIX).rpartition(".")[0] for key in self.tensors})
 
     @property
     def deltas(self) -> dict[str, torch.Tensor]:
         """The dense deltas by canonical module name, float32."""
         result = {}
         for name in self.modules:
-            dense = self.tensors.get(f"{_PREFIX}{name}.{_DENSE}")
+            dense = self.tensors.get(f"{PREFIX}{name}.{DENSE}")
             if dense is None:
-                up, down = self.tensors[f"{_PREFIX}{name}.{_UP}"], self.tensors[f"{_PREFIX}{name}.{_DOWN}"]
+                up, down = self.tensors[f"{PREFIX}{name}.{UP}"], self.tensors[f"{PREFIX}{name}.{DOWN}"]
                 dense = expand_factors(up, down, (up.shape[0], down.shape[1]))
             result[name] = dense
         return result
@@ -251,7 +253,7 @@ class UnlearningPatch:
         if Path(source).is_file():
             return cls._from_file(Path(source))
         if Path(source).is_dir():
-            return cls._from_folder(Path(source) / (subfolder or ""))
+            return cls(*read_folder(Path(source) / (subfolder or "")))
         if str(source).startswith(("/", ".", "~")):
             raise NoSuchFolderError(str(source), "a patch")
         files = (WEIGHTS, CONFIG, REPORT, CARD)
@@ -264,52 +266,11 @@ class UnlearningPatch:
                 f"{source}{where} holds no {WEIGHTS}: there is no patch, or it is not in the cache."
             )
         try:
-            return cls._from_folder(folder)
+            return cls(*read_folder(folder))
         except ValueError:
             if not hub.is_offline(hub_kwargs.get("local_files_only", False)):
                 hub.discard(folder / name for name in files)  # or it would be found in the cache for ever
             raise
-
-    @classmethod
-    def _from_folder(cls, folder: Path) -> "UnlearningPatch":
-        if not os.path.lexists(folder / WEIGHTS):
-            pickles = [
-                path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-            ]
-            found = f"only {', '.join(pickles)}, which may run code when read" if pickles else "no such file"
-            raise CorruptPatchError(f"{folder} holds {found}. A patch is loaded from {WEIGHTS} alone.")
-        config = SlugConfig.from_pretrained(str(folder))
-        if not isinstance(config, SlugConfig):
-            raise CorruptPatchError(f"{folder} holds a {config.peft_type} adapter, not an unlearning patch (SLUG).")
-        written = read_json(folder / CONFIG)
-        unknown = sorted(key for key, value in written.items() if value and key not in SlugConfig.__dataclass_fields__)
-        if unknown:
-            raise CorruptPatchError(
-                f"The config in {folder} holds {', '.join(unknown)}, which no unlearning patch has."
-            )
-        library = (config.auto_mapping or {}).get("parent_library") or "transformers"
-        if (
-            config.modules_to_save
-            or config.exclude_modules
-            or library.partition(".")[0] not in ("transformers", "diffusers")
-        ):
-            raise CorruptPatchError(
-                f"The config in {folder} asks for more than a delta (modules_to_save={config.modules_to_save}, "
-                f"parent_library={library!r}). That is no unlearning patch."
-            )
-        report, known = {}, written.get("content_sha256") or {}
-        if os.path.lexists(folder / REPORT):
-            report = read_json(folder / REPORT, MOST_REPORT)
-        elif "report" in known:
-            logger.warning(
-                f"{folder} has no {REPORT}, which was published with the patch: nothing is known of how well it does."
-            )
-        if report and "report" in known and sha256_of_fields(report) != known["report"]:
-            raise CorruptPatchError(
-                f"{folder / REPORT} is not what was published with the patch: its hash differs from the one in {CONFIG}. What "
-                f"it says can't be trusted. Get the patch again from its author."
-            )
-        return cls(config, read_tensors(folder / WEIGHTS), report)
 
     @classmethod
     def _from_file(cls, file: Path) -> "UnlearningPatch":
@@ -377,51 +338,6 @@ class UnlearningPatch:
                 f"`rank` the smallest sufficient one is taken."
             )
         return LoraExport(ups, downs, rank, residual, self.config.concept, self.config.base_model_name_or_path)
-
-    def _check(self, what: str) -> None:
-        parts: dict[str, set[str]] = {}
-        for key, tensor in self.tensors.items():
-            name, _, part = str(key).removeprefix(_PREFIX).rpartition(".")
-            if not str(key).startswith(_PREFIX) or part not in (_DENSE, _UP, _DOWN):
-                raise CorruptPatchError(f"{what} holds the unknown key {key!r}. Expected {_PREFIX}<module>.{_DENSE}.")
-            is_float = isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32
-            # a finite sum has finite terms, and is found much sooner
-            if not is_float or not (tensor.sum().isfinite() or torch.isfinite(tensor).all()):
-                raise CorruptPatchError(f"{what} holds NaN or infinite values, or no float32 ones, at {key!r}.")
-            parts.setdefault(name, set()).add(part)
-        check_fingerprint(self.config.base_fingerprint or {})
-        wanted = self.config.target_modules
-        if not parts or (isinstance(wanted, (set, list)) and set(parts) != set(wanted)):
-            expected = ", ".join(sorted(wanted)) if isinstance(wanted, (set, list)) else str(wanted)
-            raise CorruptPatchError(
-                f"{what} holds deltas for {', '.join(sorted(parts)) or 'nothing'}; its config names {expected}."
-            )
-        for name, found in parts.items():
-            if found not in ({_DENSE}, {_UP, _DOWN}):
-                raise CorruptPatchError(
-                    f"{what} holds {', '.join(sorted(found))} for {name}: expected {_DENSE}, or both factors."
-                )
-            if _UP in found:
-                up, down = (self.tensors[f"{_PREFIX}{name}.{part}"] for part in (_UP, _DOWN))
-                if not up.shape[1:] == down.shape[:1] == (self.config.rank,):
-                    raise CorruptPatchError(
-                        f"{what} holds factors of shape {tuple(up.shape)} and {tuple(down.shape)} for {name}; its config says "
-                        f"rank {self.config.rank}."
-                    )
-
-
-@contextmanager
-def understood(report: dict[str, Any]) -> Iterator[None]:
-    """Makes an error of whatever a report holds in place of what it should a [`CorruptPatchError`]."""
-    try:
-        yield
-    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-        if not report:
-            raise
-        raise CorruptPatchError(
-            f"The report of the patch is not one of an unlearning run ({type(error).__name__}: {error}). Get the patch again from its "
-            f"author, or delete {REPORT}."
-        ) from error
 
 
 def draw_plots(report: dict[str, Any], folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from attachment_helpers import (
 from safetensors.torch import load_file
 
 import hf_slug
-from hf_slug.patch import WEIGHTS
+from hf_slug.patch_files import WEIGHTS
 
 
 pytestmark = every_case

@@ -18,7 +18,7 @@ from hf_slug.errors import (
     WrongBaseError,
 )
 from hf_slug.live_weight import LiveWeight
-from hf_slug.patch import CONFIG, WEIGHTS
+from hf_slug.patch_files import CONFIG, WEIGHTS
 
 
 KEY = f"base_model.model.{FC1}.slug_delta"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from hf_slug import UnlearningPatch, load_unlearning
 from hf_slug.cli import main
 from hf_slug.errors import CorruptPatchError
-from hf_slug.patch import CONFIG, REPORT, WEIGHTS
+from hf_slug.patch_files import CONFIG, REPORT, WEIGHTS
 
 
 KEY = f"base_model.model.{FC1}.slug_delta"

@@ -14,7 +14,7 @@ import pytest
 from hub_calls import REPO, WAYS
 from loopback_hub import Fault, LoopbackHub, check_yaml
 
-from hf_slug.patch import CARD, CONFIG, REPORT, WEIGHTS
+from hf_slug.patch_files import CARD, CONFIG, REPORT, WEIGHTS
 
 
 EXAMPLE = Path(__file__).parents[1] / "model_cards/examples/clip"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hf_slug import SlugConfig, UnlearningPatch
 from hf_slug.errors import CorruptPatchError, UnsupportedModelError, WrongBaseError
 from hf_slug.fingerprint import compute_fingerprint
-from hf_slug.patch import CARD, CONFIG, REPORT, WEIGHTS
+from hf_slug.patch_files import CARD, CONFIG, REPORT, WEIGHTS
 
 
 MODULES = ["text_model.encoder.layers.1.mlp.fc1", "text_model.encoder.layers.1.mlp.fc2"]
