@@ -58,6 +58,7 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/photo_ablations.py
 	$(BIN)/python benchmarks/zoo_concepts.py
 	$(BIN)/python benchmarks/zoo_hosts.py
+	$(BIN)/python benchmarks/zoo_answers.py
 	$(BIN)/python benchmarks/zoo_canvas.py
 	$(BIN)/python benchmarks/loading.py
 

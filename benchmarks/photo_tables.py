@@ -13,11 +13,12 @@ All methods run on one model, on the same photographs, their hyper-parameters ch
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from photo_data import MODEL, OBJECTS, PEOPLE, Score, collect, load_model
 from photo_methods import GRIDS, METHODS, RISK, SLUG, apply
-from tables import Runs, markdown, measured, percent, percents, write
+from tables import RESULTS, Runs, markdown, measured, percent, percents, write
 
 
 PATCHES = Path(".cache/photo-patches")
@@ -114,6 +115,33 @@ def compare(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(["Beside SLUG (differences under 0.05 points are none):", "", *sentences])
 
 
+def draw(rows: Sequence[dict[str, Any]], name: str) -> None:
+    """Draws every method by what it leaves of the concept and what it costs the rest: the lower left corner is best."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(KINDS), figsize=(10, 4), layout="constrained")
+    for axis, (title, concepts) in zip(axes, KINDS.values()):
+        for method in METHODS:
+            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
+            if own:
+                falls = [
+                    100 * (row["before"][key] - row["after"][key]) for row in own for key in ("people", "objects")
+                ]
+                left = [100 * row["after"]["fa5"] for row in own]
+                point = fmean(falls), fmean(left)
+                axis.plot(*point, "o", markersize=9 if method == "SLUG" else 6)
+                axis.annotate(method, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axis.axvline(0, color="grey", linewidth=0.5)
+        axis.set(title=title, xlabel="fall of what is kept (points)", ylabel="FA@5 (%)")
+        axis.margins(x=0.2, y=0.15)
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    pyplot.close(figure)
+
+
 def write_tables(rows: Sequence[dict[str, Any]], name: str) -> None:
     """Writes every table there are rows for."""
     parts = ["# Forgetting people and objects of a CLIP on photographs"]
@@ -132,8 +160,10 @@ def write_tables(rows: Sequence[dict[str, Any]], name: str) -> None:
             by_concept(own),
             compare(own),
         ]
+    draw(rows, name)
+    parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
     grids = "; ".join(
-        f"{name}: {', '.join(f'{k} {list(v)}' for k, v in grid.items())}" for name, grid in GRIDS.items()
+        f"{title}: {', '.join(f'{k} {list(v)}' for k, v in grid.items())}" for title, grid in GRIDS.items()
     )
     parts += [
         "## How the settings were chosen",

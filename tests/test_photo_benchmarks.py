@@ -61,8 +61,8 @@ def small(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_SLUG_DATA", str(folder))
     monkeypatch.setattr(photo_data, "VALIDATION_OBJECTS", 40)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(photo_stacks, "RESULTS", tmp_path / "results")
     for module in (photo_tables, photo_stacks):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
         monkeypatch.setattr(module, "PATCHES", tmp_path / "patches")
     train_photo_clip.open_objects.cache_clear()
     yield
@@ -153,6 +153,7 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     text = (tmp_path / "results" / "photo_tables.md").read_text()
     after = by_method["GA"]["after"]
     assert f"| GA | {tables.percents([after['fa1']])} | {tables.percents([after['fa5']])} |" in text
+    assert (tmp_path / "results" / "photo_tables.png").stat().st_size > 5000
     assert "GAFT: worse in" in text and "Table 2" not in text
 
 
