@@ -49,8 +49,8 @@ class Outcome:
 
     Args:
         model (`CLIPModel`): The model, changed.
-        seconds (`float`): Wall time, with all that was tried.
-        one_run (`float`): Wall time of the chosen setting alone.
+        seconds (`float`): Of the processor, with all that was tried: what it takes on a core of its own, whatever else runs.
+        one_run (`float`): Of the processor, the chosen setting alone.
         stored_bytes (`int`): Bytes of the weights that differ, in float32; of a patch, its file.
         chosen (`str`): The layer and step, or the setting and epoch.
         forgotten (`bool`): Whether validation showed it as forgotten.
@@ -76,13 +76,14 @@ def apply(method: str, model: CLIPModel, processor: Any, photographs: Photograph
 def _apply_slug(
     model: CLIPModel, processor: Any, photographs: Photographs, seed: int, settings: dict[str, Any]
 ) -> Outcome:
-    result = unlearn(
-        model, processor, concept=photographs.concept, names=NAMES, seed=seed, **photographs.parts, **settings
-    )
+    # the patch's own report is cut short: what is reported is measured apart, for all methods alike
+    parts = photographs.parts | {"test_retain": photographs.parts["test_retain"][:100]}
+    started = time.process_time()
+    result = unlearn(model, processor, concept=photographs.concept, names=NAMES, seed=seed, **parts, **settings)
+    seconds = time.process_time() - started
     report = result.report
-    cost, chosen = report["cost"], report["chosen"]
+    chosen = report["chosen"]
     model.load_unlearning(result.patch)
-    seconds = cost["gradient_s"] + cost["search_s"]
     place = f"{chosen['layer']}, {chosen['relative_change']:.2f} of its norm"
     forgotten = report["target"]["reached_on_validation"]
     return Outcome(model, seconds, seconds, result.patch.num_bytes, place, forgotten, result.patch)
@@ -120,16 +121,16 @@ def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: 
     parts, look = photographs.parts, _Validation(processor, photographs)
     original = copy.deepcopy(model.state_dict())
     best: tuple[tuple, str, dict[str, torch.Tensor], float] | None = None
-    started = time.perf_counter()
+    started = time.process_time()
     for setting, marks in _trials(method, model, processor, photographs.concept, parts, seed, original):
-        began = time.perf_counter()
+        began = time.process_time()
         for mark in marks:
             found = look(model)
             if best is None or found > best[0]:
                 state = {name: value.clone() for name, value in model.state_dict().items()}
-                best = found, f"{setting}{mark}", state, time.perf_counter() - began
+                best = found, f"{setting}{mark}", state, time.process_time() - began
     assert best is not None
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     model.load_state_dict(best[2])
     stored = sum(4 * int((value != original[name]).sum()) for name, value in best[2].items())
     return Outcome(model, seconds, best[3], stored, best[1], best[0][0])

@@ -44,6 +44,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "after": score(outcome.model),
         "n_forget": score.n_forget,
         "n_retain": score.n_retain,
+        "wall_seconds": cost.seconds,
         "seconds": outcome.seconds,
         "one_run": outcome.one_run,
         "peak_bytes": cost.peak_bytes,
@@ -170,7 +171,8 @@ def write_tables(rows: Sequence[dict[str, Any]], name: str) -> None:
         f"Of every grid the setting and epoch are taken, per concept and seed, that forget on validation (FA@5 = 0, and by their margins "
         f"at most {RISK:.0%} of further photographs recognised) and keep most there; where none forgets, the lowest FA@5. SLUG searches "
         f"layer and step by the same rule. Grids: {grids}. AdamW, batches of 64 of the concept and of one photograph of every other name, all "
-        f"weights but the temperature. *s, all tried* holds the whole grid (SLUG: the whole search), with its validation.",
+        f"weights but the temperature. *s, all tried* holds the whole grid (SLUG: the whole search), with its validation; seconds are those of "
+        f"the processor, what a run takes on a core of its own.",
     ]
     write(name, parts, note="One thread a run.")
 
