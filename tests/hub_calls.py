@@ -16,6 +16,20 @@ import torch
 REPO = "mira/forget-mira"
 
 
+def environment(url: str, home: Path) -> dict[str, str]:
+    """What makes another process's huggingface_hub know one server only."""
+    return {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 def start(environment: Mapping[str, str]) -> None:
     """Before anything is imported that reads it."""
     os.environ.update(environment)

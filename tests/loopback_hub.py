@@ -236,12 +236,13 @@ class _Handler(BaseHTTPRequestHandler):
             ("POST", r"/api/validate-yaml", self._validate),
             ("POST", r"/api/models/(.+)/preupload/(.+)", self._preupload),
             ("POST", r"/api/models/(.+)/commit/(.+)", self._commit),
+            ("POST", r"/api/models/(.+)/paths-info/(.+)", self._paths_info),
             ("POST", r"/api/models/(.+)/tag/(.+)", self._tag),
             ("POST", r"/api/models/(.+)/branch/(.+)", self._branch),
             ("PUT", r"/api/models/(.+)/settings", self._settings),
-            ("GET", r"/api/models/(.+)/revision/(.+)", self._info),
-            ("GET", r"/api/models/(.+)/tree/([^/]+)(?:/(.*))?", self._tree),
-            ("GET", r"/api/models/([^/]+/[^/]+)", self._info),
+            ("GET|HEAD", r"/api/models/(.+)/revision/(.+)", self._info),
+            ("GET|HEAD", r"/api/models/(.+)/tree/([^/]+)(?:/(.*))?", self._tree),
+            ("GET|HEAD", r"/api/models/([^/]+/[^/]+)", self._info),
             ("POST", r"/(.+)\.git/info/lfs/objects/batch", self._batch),
             ("PUT", r"/lfs/(\w+)", self._upload),
             ("POST", r"/lfs/verify", lambda: self._verify(**json.loads(self.body))),
@@ -411,6 +412,10 @@ class _Handler(BaseHTTPRequestHandler):
                 entry["lfs"] = {"oid": sha, "size": entry["size"], "pointerSize": 130}
             entries.append(entry)
         return entries
+
+    def _paths_info(self, repo_id: str, revision: str) -> Any:
+        paths = urllib.parse.parse_qs(self.body.decode())["paths"]
+        return [entry for entry in self._tree(repo_id, revision) if entry["path"] in paths]
 
     def _resolve(self, repo_id: str, revision: str, path: str) -> Any:
         repo = self._repo(repo_id)

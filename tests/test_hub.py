@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hub_calls
 import pytest
-from hub_calls import REPO, WAYS
+from hub_calls import REPO, WAYS, environment
 from loopback_hub import Fault, LoopbackHub, check_yaml
 
 from hf_slug.patch_files import CARD, CONFIG, REPORT, WEIGHTS
@@ -19,19 +19,6 @@ from hf_slug.patch_files import CARD, CONFIG, REPORT, WEIGHTS
 
 EXAMPLE = Path(__file__).parents[1] / "model_cards/examples/clip"
 FILES = {WEIGHTS, CONFIG, REPORT, CARD}
-
-
-def environment(url, home):
-    return {
-        "HF_ENDPOINT": url,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DOWNLOAD_TIMEOUT": "5",
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 class Client:
