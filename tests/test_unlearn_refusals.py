@@ -119,7 +119,8 @@ def test_combinations_that_make_no_sense_are_refused_before_any_work():
     host, clip = SD(), clip_of()
     processor = zoo.load_clip()[1]
     judged = GenerationEvaluator(None, {"three": ("three",), "one": ("one",)}, "three", 1)
-    zero_shot = ZeroShotEvaluator(processor, FORGET, RETAIN, "three", ["one", "two", "four", "zero", "three"])
+    names = ["one", "two", "four", "zero", "three"]
+    zero_shot = ZeroShotEvaluator(processor, FORGET, RETAIN, "three", names, seen=FORGET)
     fading = Fading(host)
 
     def drawn(seed, count):
@@ -157,7 +158,8 @@ def test_combinations_that_make_no_sense_are_refused_before_any_work():
 
 def test_a_zero_shot_evaluator_may_choose_for_a_host_with_its_clip():
     processor = zoo.load_clip()[1]
-    zero_shot = ZeroShotEvaluator(processor, FORGET, RETAIN, "three", ["one", "two", "four", "zero", "three"])
+    names = ["one", "two", "four", "zero", "three"]
+    zero_shot = ZeroShotEvaluator(processor, FORGET, RETAIN, "three", names, seen=FORGET)
     given, default = (quick(SD(), clip_of(), **settings).report for settings in ({"evaluate": zero_shot}, {}))
     assert given["search"] == default["search"] and given["metrics"] == default["metrics"]
 

@@ -79,14 +79,14 @@ def _some(names: list[str]) -> str:
 
 def _advice(folder: Path, missing: list[str]) -> str:
     """What is probably wrong with a folder without these styles."""
+    inside = [child.name for child in folder.iterdir() if all((child / style).is_dir() for style in missing[:1])]
+    if inside:
+        return f"They are one level deeper: give --data {folder / sorted(inside)[0]}."
     if any(folder.rglob("*.parquet")):
         return (
             "It holds parquet files, which have lost the folders; take the release in folders, <style>/<object>/<n>.jpg, that the "
             "UnlearnCanvas repository links to."
         )
-    inside = [child.name for child in folder.iterdir() if all((child / style).is_dir() for style in missing[:1])]
-    if inside:
-        return f"They are one level deeper: give --data {folder / sorted(inside)[0]}."
     if missing == [PHOTO] and (folder / "Seed_Image").is_dir():
         return f"Rename Seed_Image to {PHOTO}, as the authors' scripts expect it."
     found = sorted(child.name for child in folder.iterdir() if child.is_dir())
