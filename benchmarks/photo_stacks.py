@@ -107,12 +107,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     matrices = torch.tensor([row["cosines"] for row in own]).mean(0)
     figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
     for axis, matrix, title in zip(axes, matrices, ("before", f"{count} patches")):
-        picture = axis.imshow(matrix, vmin=-0.2, vmax=0.8, cmap="viridis")
+        picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="coolwarm")
         axis.set(title=title, xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
         axis.set_xticklabels(PEOPLE[:count], rotation=45), axis.set_yticklabels(PEOPLE[:count])
         for i in range(count):
             for j in range(count):
-                axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="white", fontsize=7)
+                axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="black", fontsize=7)
     figure.colorbar(picture, ax=axes, label="mean cosine")
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / "photo_stacks.png", dpi=110)
