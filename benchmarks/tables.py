@@ -17,17 +17,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import datasets
 import torch
-from diffusers.utils import logging as diffusers_logging
 from scipy.stats import t as student
 from tqdm.auto import tqdm
-from transformers.utils import logging as transformers_logging
 
 from hf_slug.report import describe_software
 
 
 RESULTS = Path(__file__).parent / "results"
+# The bar of the runs is enough; their processes read this when they start.
+_QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
 class Runs:
@@ -71,6 +70,7 @@ class Runs:
         left = [task for task in tasks if self.key(task) not in done]
         if left:
             self.path.parent.mkdir(exist_ok=True)
+            os.environ |= {name: "1" for name in _QUIET}
             context = multiprocessing.get_context("spawn")
             with context.Pool(workers, _prepare_worker, maxtasksperchild=1) as pool:
                 made = pool.imap_unordered(_Run(function), left, chunksize=1)
@@ -94,11 +94,7 @@ class _Run:
 
 
 def _prepare_worker() -> None:
-    """One thread; and one bar, that of the runs, is enough."""
     torch.set_num_threads(1)
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 class Cost:

@@ -28,21 +28,23 @@ def results(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_benchmark_that_was_stopped_goes_on_where_it_was(results):
-    log = results / "log"
-    tasks = [{"n": n, "log": str(log)} for n in (3, 1, 2)]
+def test_a_benchmark_that_was_stopped_goes_on_where_it_was(results, monkeypatch):
+    log, kept = results / "log", results / "results" / "squares.jsonl"
+    done, left = ({"n": n, "log": str(log)} for n in (3, 1))
+    first = {**done, "square": 9, "process": 0, "threads": 1}  # the row of an earlier call
+    kept.parent.mkdir()
+    kept.write_text(json.dumps(first) + "\n")
     with pytest.raises(RuntimeError, match="stopped in the middle"):
-        tables.Runs("squares", ["n"]).complete(square, [tasks[0], {**tasks[1], "breaks": 1}], workers=1)
+        tables.Runs("squares", ["n"]).complete(square, [done, {**left, "breaks": 1}], workers=1)
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == [first]
     seen = []
-    rows = tables.Runs("squares", ["n"]).complete(square, tasks, workers=1, after=lambda rows: seen.append(len(rows)))
-    assert [row["square"] for row in rows] == [9, 1, 4]  # in the order asked for
-    assert log.read_text().split() == ["3", "1", "1", "2"]  # the one that was done is not done again
-    assert seen == [2, 3, 3]
-    assert {row["threads"] for row in rows} == {1} and len({row["process"] for row in rows} - {os.getpid()}) == 3
-    lines = [json.loads(line) for line in (results / "results" / "squares.jsonl").read_text().splitlines()]
-    assert [line["n"] for line in lines] == [3, 1, 2]
-    again = tables.Runs("squares", ["n"])
-    assert again.complete(None, tasks) == rows  # nothing is left to do
+    rows = tables.Runs("squares", ["n"]).complete(square, [left, done], workers=1, after=lambda r: seen.append(len(r)))
+    assert [row["square"] for row in rows] == [1, 9] and rows[1] == first  # in the order asked for
+    assert log.read_text().split() == ["1", "1"]  # the one that was done is not done again
+    assert seen == [2, 2]
+    assert rows[0]["threads"] == 1 and rows[0]["process"] != os.getpid()
+    assert [json.loads(line)["n"] for line in kept.read_text().splitlines()] == [3, 1]
+    assert tables.Runs("squares", ["n"]).complete(None, [done, left]) == rows[::-1]  # nothing is left to do
 
 
 @pytest.mark.parametrize("n", [2, 5, 40])
