@@ -11,7 +11,7 @@ not become an option can be tried. Writes `benchmarks/results/photo_ablations.md
 import argparse
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from hf_slug.inputs import image_batches, text_batch
 from hf_slug.losses import retain_loss
 from hf_slug.objectives import ContrastiveObjective
 from hf_slug.replay import changed_weights
-from hf_slug.scores import LayerScore, pareto_fronts, score_layers, select_layers
+from hf_slug.scores import score_layers, select_layers
 from hf_slug.search import search
 from hf_slug.steps import new_weights
 from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights, resolve_modules
@@ -209,18 +209,13 @@ class Trial:
         scores = score_layers(layers, self.weights, forget, retain)
         if variant.choose in ("front", "whitened"):
             return [score.layer for score in select_layers(scores, variant.minimum, variant.minimum == 1)]
-        chosen: list[LayerScore] = []
+        if variant.choose == "signed":  # all are positive then, and stand in the order of their signed alignments
+            signed = [replace(score, alignment=1 + score.alignment) for score in scores]
+            return [score.layer for score in select_layers(signed, variant.minimum)]
+        chosen = []
         for tower in TOWERS:
             own = [score for score in scores if score.layer.tower == tower]
-            if variant.choose == "importance":
-                chosen += sorted(own, key=lambda score: -score.importance)[: variant.minimum]
-                continue
-            picked: list[LayerScore] = []
-            for front in pareto_fronts([(score.importance, score.alignment) for score in own]):
-                picked += [own[i] for i in front]
-                if len(picked) >= variant.minimum:
-                    break
-            chosen += picked
+            chosen += sorted(own, key=lambda score: -score.importance)[: variant.minimum]
         return [score.layer for score in chosen]
 
 

@@ -113,6 +113,11 @@ class Score:
         self.near = self.evaluator.find_neighbors(original)
         self.n_forget, self.n_retain = len(forget), len(retain)
 
+    def forgotten(self, model: CLIPModel) -> dict[str, float]:
+        """Returns `fa1` and `fa5` alone, for which the photographs of the concept will do."""
+        own = embed_images(model, self.processor, self.evaluator.forget, 250)
+        return self.evaluator.forgotten(own, self.evaluator.embed_names(model))
+
     def embed(self, model: CLIPModel) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeds the photographs of the concept, and the others."""
         forget, retain = self.evaluator.forget, self.evaluator.retain

@@ -32,16 +32,16 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     for concept in gone:
         photographs = collect(concept, task["seed"])
         scores[concept] = Score(photographs, "test_", processor, model)
-    before = {concept: score(model, PEOPLE) for concept, score in scores.items()}
+    kept = scores[gone[0]]  # of the others: those 35 people who are never forgotten, so that the numbers compare
+    before = kept(model, PEOPLE)
     shown = Pairs([p for s in scores.values() for p in s.evaluator.forget], "people")
     first = cosines(model, processor, shown)
     for concept in gone:
         model.load_unlearning(find_patch(concept, task["seed"], task["model"]), concept)
-    after = {concept: score(model, PEOPLE) for concept, score in scores.items()}
-    # of the others: over those 35 people who are never forgotten, whatever the number, so that the numbers compare
+    after, fa = kept(model, PEOPLE), {concept: score.forgotten(model) for concept, score in scores.items()}
     return {
-        "fa": {concept: [found["fa1"], found["fa5"]] for concept, found in after.items()},
-        **{key: [before[gone[0]][key], after[gone[0]][key]] for key in ("people", "objects")},
+        "fa": {concept: [found["fa1"], found["fa5"]] for concept, found in fa.items()},
+        **{key: [before[key], after[key]] for key in ("people", "objects")},
         "cosines": [first, cosines(model, processor, shown)],
     }
 

@@ -10,10 +10,10 @@ the table and are not repeated unless `--fresh` is given. Every number in the ta
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
+from tables import RESULTS, percent
 from tqdm.auto import tqdm
 
 from hf_slug import UnlearningResult, zoo
@@ -22,9 +22,6 @@ from hf_slug.evaluation import ZeroShotEvaluator
 from hf_slug.report import wilson_interval
 from hf_slug.towers import candidate_layers
 from hf_slug.zoo.data import CONCEPTS, TEMPLATES, kind, names
-
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def other_kind_accuracy(result: UnlearningResult, concept: str, seed: int) -> tuple[float, float]:
@@ -64,11 +61,6 @@ def run(concept: str, seed: int, direction: str) -> dict[str, Any]:
         "other_after": other_after,
         "seconds": cost["gradient_s"] + cost["search_s"],
     }
-
-
-def percent(value: float) -> str:
-    """A fraction as a percentage, without a minus sign on zero."""
-    return f"{100 * value + 0.0:.2f}".replace("-0.00", "0.00")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
