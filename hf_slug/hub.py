@@ -51,16 +51,26 @@ def download(
     inside = check_subfolder(subfolder)
     _check_reachable(repo_id, names, inside, revision, **hub_kwargs)
     wanted = [f"{glob.escape(str(inside))}/{name}" if inside.parts else name for name in names]
-    for last in (False, True):
+
+    def get() -> tuple[Path, list[Path]]:
         root = Path(_persistently(snapshot_download, repo_id, revision=revision, allow_patterns=wanted, **hub_kwargs))
-        damaged = [path for path in (root / inside / name for name in names) if path.is_file() and not is_whole(path)]
+        return root / inside, [path for path in (root / inside / name for name in names) if path.is_file()]
+
+    return _until_whole(get, repo_id)
+
+
+def _until_whole(get: Callable[[], tuple[Path, list[Path]]], repo_id: str) -> Path:
+    """Downloads, and downloads once more what arrived damaged. `get` returns what is wanted and the files it consists of."""
+    for last in (False, True):
+        wanted, files = get()
+        damaged = [path for path in files if not is_whole(path)]
         if not damaged or (last and not any(map(_is_large, damaged))):
-            break
+            return wanted
         logger.warning(f"{', '.join(path.name for path in damaged)} of {repo_id} arrived damaged; downloading again.")
         discard(damaged)
-    else:
-        raise _damaged(damaged[0].name, repo_id)
-    return root / inside
+    raise CorruptPatchError(
+        f"{damaged[0].name} of {repo_id} is not what the Hub says it is (its SHA-256 differs), twice in a row. Nothing of it was kept."
+    )
 
 
 def check_subfolder(subfolder: str | None) -> PurePosixPath:
@@ -116,12 +126,6 @@ def _status(error: Exception) -> int:
     return int(getattr(getattr(error, "response", None), "status_code", 500))
 
 
-def _damaged(name: str, repo_id: str) -> CorruptPatchError:
-    return CorruptPatchError(
-        f"{name} of {repo_id} is not what the Hub says it is (its SHA-256 differs), twice in a row. Nothing of it was kept."
-    )
-
-
 def fetch(repo_id: str, name: str, subfolder: str | None = None, **hub_kwargs: Any) -> Path | None:
     """
     Downloads one file of a repository, or finds it in the cache; likewise checked.
@@ -142,17 +146,17 @@ def fetch(repo_id: str, name: str, subfolder: str | None = None, **hub_kwargs: A
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     check_subfolder(subfolder)
-    for last in (False, True):
-        try:
-            path = Path(_persistently(hf_hub_download, repo_id, name, subfolder=subfolder, **hub_kwargs))
-        except LocalEntryNotFoundError:  # nobody could be asked
-            raise
-        except EntryNotFoundError:
-            return None
-        if is_whole(path) or (last and not _is_large(path)):
-            return path
-        discard([path])
-    raise _damaged(name, repo_id)
+
+    def get() -> tuple[Path, list[Path]]:
+        path = Path(_persistently(hf_hub_download, repo_id, name, subfolder=subfolder, **hub_kwargs))
+        return path, [path]
+
+    try:
+        return _until_whole(get, repo_id)
+    except LocalEntryNotFoundError:  # nobody could be asked
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 @contextmanager
