@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         set_unlearning,
         unload_unlearning,
     )
+    from .joint_weights import fit_weights
     from .patch import UnlearningPatch
     from .result import UnlearningResult
     from .unlearn import unlearn
@@ -61,6 +62,7 @@ _LAZY = {
     "ZeroShotJudge": "evaluation",
     "generate_forget_set": "generated",
     "compose_patches": "composition",
+    "fit_weights": "joint_weights",
     "filter_captions": "captions",
     "load_pairs": "data",
     "delete_unlearning": "hosts",

@@ -82,6 +82,7 @@ def render_card(
         kinds=_ANY_HOST.get(config.tower or "", "CLIP model of transformers"),
         measured=measured,
         parts=_parts(report),
+        fitted="joint_weights" in report,
         plots=[{"file": name, "title": _PLOTS.get(name, name)} for name in plots],
         licence=f"{licence}." if licence else _NO_LICENCE,
         **(_measurements(report) if measured else {}),

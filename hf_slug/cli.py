@@ -137,6 +137,12 @@ def _add_sharing(commands: Any) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="where the patch is saved")
     add("--model", help="folder or Hub id of the base: measures every concept untouched, alone and together")
     add("--forget", action="append", metavar="SET", help="with --model: pairs of each concept, in the patches' order")
+    add(
+        "--validation-forget",
+        action="append",
+        metavar="SET",
+        help="with --model, in place of --weights: pairs of each concept, others than in --forget, to fit the weights to each other by",
+    )
     add("--retain", metavar="SET", help="with --model: pairs of other names")
     _add_data(compose)
     add("--json", action="store_true", help="print the report as JSON")

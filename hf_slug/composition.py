@@ -2,7 +2,8 @@
 """Several patches made into one, and how they get in each other's way."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -162,6 +163,21 @@ def _input_overlap(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((second.double() @ vh[:count].T).square().sum() / second.double().square().sum().clamp_min(1e-300))
 
 
+@contextmanager
+def stacked(
+    model: Any, patches: Mapping[str, UnlearningPatch], weights: Mapping[str, float]
+) -> Iterator[dict[str, str]]:
+    """Loads patches for as long as the context is open; gives the adapter that each is loaded as."""
+    adapters: dict[str, str] = {}
+    try:
+        for name, patch in patches.items():
+            adapters[name] = load_unlearning(model, patch, f"compose {name}", weights[name])
+        yield adapters
+    finally:
+        if adapters:
+            delete_unlearning(model, list(adapters.values()))
+
+
 def measure_stack(
     model: Any,
     patches: Mapping[str, UnlearningPatch],
@@ -192,15 +208,9 @@ def measure_stack(
     }
 
     def under(names: Sequence[str], measured: Sequence[str], what: str) -> None:
-        loaded: list[str] = []
-        try:
-            for name in names:
-                loaded.append(load_unlearning(model, patches[name], f"compose {name}", factor[name]))
+        with stacked(model, {name: patches[name] for name in names}, factor):
             for name in measured:
                 found[name][what] = evaluators[name].measure(model, near[name])
-        finally:
-            if loaded:
-                delete_unlearning(model, loaded)
 
     for name in evaluators:
         under([name], [name], "alone")

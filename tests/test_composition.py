@@ -138,7 +138,15 @@ def test_the_command(tmp_path, capsys):
     assert [part["weight"] for part in json.loads(capsys.readouterr().out)["composed_of"]] == [1.0, 0.5]
     assert main(["compose", *folders, "--output", str(tmp_path / "again")]) == 0
     assert "cosine" in capsys.readouterr().out
-    for wrong in (["--weights", "1"], ["--model", str(zoo.CLIP_FOLDER)], [folders[0]]):
+    sets = ["--forget", "f", "--forget", "g", "--retain", "r"]
+    for wrong in (
+        ["--weights", "1"],
+        ["--model", str(zoo.CLIP_FOLDER)],
+        [folders[0]],
+        sets,
+        ["--weights", "1", "1", "--validation-forget", "f", "--validation-forget", "g", "--model", "m"],
+        ["--model", str(zoo.CLIP_FOLDER), "--validation-forget", "f", "--retain", "r"],
+    ):
         arguments = ["compose", *folders, *wrong] if wrong[0] == folders[0] else ["compose", *folders, *wrong]
         assert main([*arguments, "--output", str(tmp_path / "none")]) == 2
         assert not (tmp_path / "none").exists() and "hf-slug: error" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""How much of each patch a stack needs: patches searched alone, fitted to each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from .composition import stacked
+from .evaluation import ZeroShotEvaluator, estimate_risk
+from .hosts import set_unlearning
+from .inputs import embed_images
+from .patch import UnlearningPatch
+
+
+logger = logging.get_logger(__name__)
+
+_MOST, _HALVINGS, _ROUNDS, _STILL = (
+    2.0,
+    7,
+    6,
+    0.05,
+)  # a weight is known to 1/64, and a round that moves none further is the last
+
+
+@dataclass(frozen=True)
+class JointWeights:
+    """
+    What [`fit_weights`] found.
+
+    Args:
+        weights (`dict[str, float]`): How much of each patch, by its name.
+        risks (`dict[str, float]`): For each, the risk in the stack that a further image of its concept is recognised.
+        unfitted (`dict[str, float]`): The same at weight 1 for all.
+    """
+
+    weights: dict[str, float]
+    risks: dict[str, float]
+    unfitted: dict[str, float]
+
+
+def fit_weights(
+    model: Any,
+    patches: Mapping[str, UnlearningPatch],
+    evaluators: Mapping[str, ZeroShotEvaluator],
+    risk: float = 0.05,
+) -> JointWeights:
+    """
+    Looks for the smallest weights at which a stack of patches forgets every concept.
+
+    A step that was searched alone is too small or too large among others: they move the names that the concept has to fall behind.
+    So each patch's weight in turn is bisected in (0, 2], the others held, for the smallest that leaves none of its concept's images
+    recognised and a risk of at most `risk` that a further one is; until a whole round moves none by more than 0.05 (at
+    most six rounds).
+
+    Args:
+        model (`CLIPModel`): The base; it is as before afterwards.
+        patches (`Mapping[str, UnlearningPatch]`): The patches by name.
+        evaluators (`Mapping[str, ZeroShotEvaluator]`):
+            By the patch's name, what judges its concept, on images that nothing is reported from. Images of the gradient given as
+            `seen` count for the risk where no patch changes the vision tower.
+        risk (`float`, *optional*, defaults to 0.05): See [`~evaluation.estimate_risk`].
+
+    Returns:
+        [`JointWeights`]: A concept that no weight up to 2 forgets keeps the weight of the least risk, with a warning.
+
+    Raises:
+        ValueError: If a patch has no evaluator, or an evaluator no image of its concept.
+    """
+    for name in patches:
+        if name not in evaluators or not evaluators[name].n_forget:
+            raise ValueError(
+                f"There are no images of the concept of {name!r} to fit its weight by. Give some of each."
+            )
+    weights = dict.fromkeys(patches, 1.0)
+    with stacked(model, patches, weights) as adapters:
+        measure = _Risks(model, patches, evaluators)
+
+        def risk_at(name: str, weight: float) -> float:
+            weights[name] = weight
+            set_unlearning(model, list(adapters.values()), list(weights.values()))
+            return measure(name)
+
+        def fit(name: str) -> float:
+            tried = {weight: risk_at(name, weight) for weight in (weights[name], _MOST)}
+            enough = [weight for weight, found in tried.items() if found <= risk]
+            low, high = 0.0, min(enough, default=min(tried, key=tried.__getitem__))
+            for _ in range(_HALVINGS if enough else 0):
+                middle = (low + high) / 2
+                low, high = (low, middle) if risk_at(name, middle) <= risk else (middle, high)
+            return high
+
+        def all_risks() -> dict[str, float]:
+            return {name: risk_at(name, weights[name]) for name in patches}
+
+        unfitted = risks = all_risks()
+        progress = logging.tqdm(total=_ROUNDS * len(patches), desc="joint weights", leave=False, delay=1)
+        for _ in range(_ROUNDS):
+            before = dict(weights)
+            for name in patches:
+                weights[name] = fit(name)
+                progress.update()
+            risks = all_risks()
+            still = max(abs(weights[name] - before[name]) for name in patches) <= _STILL
+            if still and max(risks.values()) <= risk:
+                break
+        progress.close()
+    for name, left in risks.items():
+        if left > risk:
+            logger.warning(
+                f"In this stack {name!r} stays at an estimated risk of {left:.1%} (wanted: {risk:.0%}) that a further image of its "
+                f"concept is recognised, at a weight of {weights[name]:.2f}. Leave out a patch that shares its layer, or search it again."
+            )
+    return JointWeights(weights, risks, unfitted)
+
+
+class _Risks:
+    """The risk of each concept under the patches as they are loaded; images are embedded once where no patch changes that."""
+
+    def __init__(
+        self, model: Any, patches: Mapping[str, UnlearningPatch], evaluators: Mapping[str, ZeroShotEvaluator]
+    ):
+        self.model, self.evaluators = model, evaluators
+        self.seeing = any("vision" in patch.modules_by_tower for patch in patches.values())
+        self._embedded: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str) -> float:
+        evaluator, images = self.evaluators[name], self._embed(name)
+        classes = evaluator.embed_names(self.model)
+        recognised = evaluator.forgotten(images[: evaluator.n_forget], classes)[evaluator.primary_metric]
+        return 1.0 if recognised else estimate_risk(evaluator.margins(images, classes))
+
+    def _embed(self, name: str) -> torch.Tensor:
+        evaluator = self.evaluators[name]
+        if self.seeing:
+            return embed_images(self.model, evaluator.processor, evaluator.forget, evaluator.batch_size)
+        if name not in self._embedded:
+            parts = [part for part in (evaluator.forget, evaluator.seen) if len(part)]
+            found = [embed_images(self.model, evaluator.processor, part, evaluator.batch_size) for part in parts]
+            self._embedded[name] = torch.cat(found)
+        return self._embedded[name]

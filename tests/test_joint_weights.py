@@ -1,0 +1,143 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Weights of a stack, fitted to each other: that they forget, that less would not, and that nothing else changes."""
+
+import json
+import logging
+
+import pytest
+import torch
+from attachment_helpers import FC1, VISION_V, make_patch
+from conftest import assert_same, snapshot
+
+from hf_slug import UnlearningPatch, fit_weights, load_pairs, set_unlearning, unlearn, zoo
+from hf_slug.cli import main
+from hf_slug.composition import compose_patches, stacked
+from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk
+from hf_slug.inputs import embed_images
+
+
+CONCEPTS = ("seven", "two")
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """Two patches of the embedded CLIP, each searched alone, and what judges their concepts."""
+    model, processor = zoo.load_clip()
+    patches, evaluators = {}, {}
+    for concept in CONCEPTS:
+        forget, retain = zoo.concept_pairs(concept, "train", 0, limit_per_digit=12)
+        settings = {"names": zoo.data.DIGITS, "template": "a {}", "tower": "text", "steps": 6}
+        result = unlearn(model, processor, load_pairs(forget), load_pairs(retain), concept=concept, **settings)
+        patches[concept] = result.patch
+        forget, retain = zoo.concept_pairs(concept, "test", 0, limit_per_digit=4)
+        evaluators[concept] = ZeroShotEvaluator(
+            processor,
+            load_pairs(forget),
+            load_pairs(retain),
+            concept,
+            zoo.data.DIGITS,
+            "a {}",
+            seen=load_pairs(forget[:3]),
+        )
+    return model, patches, evaluators
+
+
+def judge(model, evaluator):
+    """The rule, written out: none of its images recognised, and the risk of their margins."""
+    own = torch.cat(
+        [embed_images(model, evaluator.processor, part, 64) for part in (evaluator.forget, evaluator.seen)]
+    )
+    classes = evaluator.embed_names(model)
+    found = evaluator.forgotten(own[: evaluator.n_forget], classes)[evaluator.primary_metric]
+    return 1.0 if found else estimate_risk(evaluator.margins(own, classes))
+
+
+def test_the_weights_forget_and_smaller_ones_do_not(searched):
+    model, patches, evaluators = searched
+    # too weak and too strong, as patches of other searches might be
+    patches = {name: compose_patches({name: patches[name]}, [w]) for name, w in zip(CONCEPTS, (0.6, 1.6))}
+    before = snapshot(model)
+    found = fit_weights(model, patches, evaluators)
+    assert_same(model, before)
+    assert max(found.risks.values()) <= 0.05 < found.unfitted["seven"]
+    assert found.weights["seven"] > 1.0 > found.weights["two"] > 0
+    with stacked(model, patches, found.weights) as adapters:
+        for name, evaluator in evaluators.items():
+            assert judge(model, evaluator) == pytest.approx(found.risks[name], abs=1e-9)
+            less = found.weights | {name: found.weights[name] - 0.15}
+            set_unlearning(model, list(adapters.values()), list(less.values()))
+            assert judge(model, evaluator) > 0.05
+            set_unlearning(model, list(adapters.values()), list(found.weights.values()))
+    with stacked(model, patches, dict.fromkeys(patches, 1.0)):
+        assert {name: judge(model, own) for name, own in evaluators.items()} == pytest.approx(found.unfitted, abs=1e-9)
+
+
+def test_a_looser_risk_takes_less(searched):
+    model, patches, evaluators = searched
+    strict, loose = (fit_weights(model, patches, evaluators, risk=risk).weights for risk in (0.01, 0.3))
+    assert all(loose[name] < strict[name] for name in CONCEPTS)
+
+
+def test_a_concept_that_no_weight_forgets_is_said(searched, caplog):
+    model, patches, evaluators = searched
+    noise = make_patch(model, (FC1,))
+    weak = compose_patches({"noise": noise}, [1e-6])
+    with caplog.at_level(logging.WARNING):
+        found = fit_weights(model, {"seven": weak, "two": patches["two"]}, evaluators)
+    assert found.risks["seven"] == 1.0 and found.risks["two"] <= 0.05
+    assert "'seven' stays at an estimated risk of 100.0%" in caplog.text and "'two'" not in caplog.text
+
+
+def test_photographs_are_embedded_anew_under_a_patch_of_the_vision_tower(searched):
+    model, _, evaluators = searched
+    patch, own = make_patch(model, (VISION_V,)), evaluators["seven"]
+    found = fit_weights(model, {"seven": patch}, {"seven": own})
+    with stacked(model, {"seven": patch}, found.weights):
+        images = embed_images(
+            model, own.processor, own.forget, 64
+        )  # not those of `seen`: of the vision tower they say too much
+        expected = own.margins(images, own.embed_names(model))
+        recognised = own.forgotten(images, own.embed_names(model))["fa1"]
+    assert found.risks["seven"] == pytest.approx(1.0 if recognised else estimate_risk(expected), abs=1e-9)
+
+
+def test_every_patch_needs_images(searched):
+    model, patches, evaluators = searched
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="no images of the concept of 'two'"):
+        fit_weights(model, patches, {"seven": evaluators["seven"]})
+    assert_same(model, before) and not model.get_list_unlearning()
+
+
+def test_the_command_fits_them(searched, tmp_path, capsys):
+    _, patches, _ = searched
+    folders = [str(tmp_path / name) for name in CONCEPTS]
+    for name, folder in zip(CONCEPTS, folders):
+        patches[name].save_pretrained(folder)
+    arguments = ["compose", *folders, "--model", str(zoo.CLIP_FOLDER), "--template", "a {}"]
+    for flag, split in (("--validation-forget", "validation"), ("--forget", "test")):
+        for concept in CONCEPTS:
+            pairs, retain = zoo.concept_pairs(concept, split, 0, limit_per_digit=3)
+            arguments += [flag, write_pairs(tmp_path / f"{concept} {split}", pairs)]
+    arguments += ["--retain", write_pairs(tmp_path / "retain", retain), "--output", str(tmp_path / "both")]
+    assert main(arguments) == 0
+    assert "fitted weight" in capsys.readouterr().out
+    report = UnlearningPatch.from_pretrained(tmp_path / "both").report
+    fitted = report["joint_weights"]
+    assert [part["weight"] for part in report["composed_of"]] == list(fitted["weights"].values())
+    assert max(fitted["risks"].values()) <= 0.05 and all(found["stacked"] for found in report["stacked"].values())
+    assert "fitted to each other" in (tmp_path / "both" / "README.md").read_text()
+    same = [argument.replace(" test", " validation") for argument in arguments]
+    assert main([*same[:-1], str(tmp_path / "none")]) == 2
+    assert "also in --validation-forget" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def write_pairs(folder, rows):
+    """A folder of images with their texts, as datasets' imagefolder reads it."""
+    folder.mkdir()
+    with open(folder / "metadata.jsonl", "w") as file:
+        for i, row in enumerate(rows):
+            row["image"].save(folder / f"{i}.png")
+            kept = {key: value for key, value in row.items() if isinstance(value, (str, int))}
+            file.write(json.dumps({"file_name": f"{i}.png", **kept}) + "\n")
+    return str(folder)
