@@ -13,37 +13,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from photo_data import MODEL, PEOPLE, Score, collect, load_model
+from photo_data import MODEL, PEOPLE, Photographs, Score, collect, load_model
 from photo_methods import apply
 from photo_tables import PATCHES
 from tables import RESULTS, Runs, markdown, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 
+from hf_slug import UnlearningPatch, fit_weights
+from hf_slug.composition import stacked
 from hf_slug.data import Pairs
+from hf_slug.evaluation import ZeroShotEvaluator
 from hf_slug.inputs import embed_images, embed_texts
 from hf_slug.losses import normalize
+
+
+SEARCHED, FITTED = "as searched", "fitted"
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
     """The first `count` people forgotten at once: each one's FA, what is left of the others, and the cosines."""
     model, processor = load_model(task["model"])
     gone = PEOPLE[: task["count"]]
-    scores = {}
-    for concept in gone:
-        photographs = collect(concept, task["seed"])
-        scores[concept] = Score(photographs, "test_", processor, model)
+    photographs = {concept: collect(concept, task["seed"]) for concept in gone}
+    scores = {concept: Score(own, "test_", processor, model) for concept, own in photographs.items()}
     kept = scores[gone[0]]  # of the others: those 35 people who are never forgotten, so that the numbers compare
     before = kept(model, PEOPLE)
     shown = Pairs([p for s in scores.values() for p in s.evaluator.forget], "people")
     first = cosines(model, processor, shown)
-    for concept in gone:
-        model.load_unlearning(find_patch(concept, task["seed"], task["model"]), concept)
-    after, fa = kept(model, PEOPLE), {concept: score.forgotten(model) for concept, score in scores.items()}
-    return {
-        "fa": {concept: [found["fa1"], found["fa5"]] for concept, found in fa.items()},
-        **{key: [before[key], after[key]] for key in ("people", "objects")},
-        "cosines": [first, cosines(model, processor, shown)],
-    }
+    patches = {c: UnlearningPatch.from_pretrained(find_patch(c, task["seed"], task["model"])) for c in gone}
+    weights = dict.fromkeys(gone, 1.0)
+    if task["weights"] == FITTED:
+        weights = fit_weights(model, patches, {c: _judge(own, processor) for c, own in photographs.items()}).weights
+    with stacked(model, patches, weights):
+        after, fa = kept(model, PEOPLE), {concept: score.forgotten(model) for concept, score in scores.items()}
+        return {
+            "fitted": weights,
+            "fa": {concept: [found["fa1"], found["fa5"]] for concept, found in fa.items()},
+            **{key: [before[key], after[key]] for key in ("people", "objects")},
+            "cosines": [first, cosines(model, processor, shown)],
+        }
+
+
+def _judge(photographs: Photographs, processor: Any) -> ZeroShotEvaluator:
+    parts = photographs.parts
+    own = (parts["validation_forget"], parts["validation_retain"], photographs.concept, NAMES)
+    return ZeroShotEvaluator(processor, *own, seen=parts["forget"])
 
 
 def find_patch(concept: str, seed: int, model: str) -> Path:
@@ -67,16 +81,23 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
 def write_table(rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table, and draws the cosines of the largest stack."""
     lines = []
-    for count in sorted({row["count"] for row in rows}):
-        own = [row for row in rows if row["count"] == count]
+    for count, weights in sorted({(row["count"], row["weights"]) for row in rows}):
+        own = [row for row in rows if (row["count"], row["weights"]) == (count, weights)]
         fa = [values for row in own for values in row["fa"].values()]
         falls = [[before - after for before, after in (row[key] for row in own)] for key in ("people", "objects")]
         worst = max(sum(row["fa"][concept][1] for row in own) / len(own) for concept in own[0]["fa"])
         lines.append(
-            [count, *(percents([value[i] for value in fa]) for i in (0, 1)), percent(worst), *map(percents, falls)]
+            [
+                count,
+                weights,
+                *(percents([value[i] for value in fa]) for i in (0, 1)),
+                percent(worst),
+                *map(percents, falls),
+            ]
         )
     header = [
         "people forgotten",
+        "weights",
         "FA@1 ↓",
         "FA@5 ↓",
         "worst person's FA@5",
@@ -84,7 +105,8 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
         "fall of objects",
     ]
     text = (
-        f"The first 1 to 5 of {', '.join(PEOPLE)}, each forgotten alone, their patches loaded together; seeds "
+        f"The first 1 to 5 of {', '.join(PEOPLE)}, each forgotten alone, their patches loaded together: with the step that each was searched with "
+        f"alone ({SEARCHED}), and with weights that `fit_weights` found on validation photographs ({FITTED}); seeds "
         f"{sorted({row['seed'] for row in rows})}. Mean ± half a 95 % interval over seeds (FA: and people) on test photographs, among all "
         f"{len(NAMES)} names, in percent; falls in points, over the {len(FACE_NAMES) - len(PEOPLE)} people whom no patch forgets."
     )
@@ -103,10 +125,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     count = max(row["count"] for row in rows)
-    own = [row for row in rows if row["count"] == count]
-    matrices = torch.tensor([row["cosines"] for row in own]).mean(0)
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
-    for axis, matrix, title in zip(axes, matrices, ("before", f"{count} patches")):
+    own = {kind: [r for r in rows if (r["count"], r["weights"]) == (count, kind)] for kind in (SEARCHED, FITTED)}
+    means = {kind: torch.tensor([row["cosines"] for row in some]).mean(0) for kind, some in own.items() if some}
+    shown = {"before": next(iter(means.values()))[0]}
+    shown |= {f"{count} patches, {kind}": pair[1] for kind, pair in means.items()}
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.6), layout="constrained")
+    for axis, (title, matrix) in zip(axes, shown.items()):
         picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="coolwarm")
         axis.set(title=title, xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
         axis.set_xticklabels(PEOPLE[:count], rotation=45), axis.set_yticklabels(PEOPLE[:count])
@@ -130,11 +154,12 @@ def main() -> None:
         for concept in PEOPLE:
             find_patch(concept, seed, args.model)
     tasks = [
-        {"count": count, "seed": seed, "model": args.model}
+        {"count": count, "weights": weights, "seed": seed, "model": args.model}
         for seed in args.seeds
         for count in range(1, len(PEOPLE) + 1)
+        for weights in (SEARCHED, FITTED)
     ]
-    Runs("photo_stacks", ("count", "seed")).complete(run, tasks, args.workers, after=write_table)
+    Runs("photo_stacks", ("count", "weights", "seed")).complete(run, tasks, args.workers, after=write_table)
 
 
 if __name__ == "__main__":

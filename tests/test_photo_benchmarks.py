@@ -217,12 +217,18 @@ def test_every_ablation_runs_and_leaves_the_model_as_it_was(folder, quick):
 def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(photo_stacks, "PEOPLE", photo_data.PEOPLE[:2])
     model = str(folder / "model")
-    rows = [{"count": n, "seed": 0, **photo_stacks.run({"count": n, "seed": 0, "model": model})} for n in (1, 2)]
+    tasks = [
+        {"count": n, "weights": weights, "seed": 0, "model": model}
+        for n in (1, 2)
+        for weights in (photo_stacks.SEARCHED, photo_stacks.FITTED)
+    ]
+    rows = [task | photo_stacks.run(task) for task in tasks]
+    assert set(rows[0]["fitted"].values()) == {1.0} and set(rows[1]["fitted"].values()) != {1.0}
     assert [list(row["fa"]) for row in rows] == [list(photo_data.PEOPLE[:1]), list(photo_data.PEOPLE[:2])]
     assert rows[1]["cosines"][0] != rows[1]["cosines"][1] and len(rows[1]["cosines"][1]) == 2
     photo_stacks.write_table(rows)
     assert (tmp_path / "results" / "photo_stacks.png").stat().st_size > 5000
-    assert "| 2 |" in (tmp_path / "results" / "photo_stacks.md").read_text()
+    assert "| 2 | fitted |" in (tmp_path / "results" / "photo_stacks.md").read_text()
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path):
