@@ -167,7 +167,7 @@ def salun(losses: ClipLosses, lr: float, epochs: int) -> Iterator[int]:
 
 
 def fisher(losses: ClipLosses, batches: Iterator[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The diagonal of the Fisher information, `E[(∂L/∂θ)²]` over batches (Foster et al. 2024, eq. 5)."""
+    """The diagonal of the Fisher information, `E[(∂L/∂θ)²]` over batches (SSD, Foster et al. 2024)."""
     return _mean_gradients(losses, batches, 2)
 
 
@@ -191,7 +191,7 @@ def dampen(
 ) -> None:
     """
     SSD: multiplies weights that matter much more to the forget set than to the retain set by `min(λ·F_retain/F_forget, 1)`
-    (Foster et al. 2024, eq. 4 and 6).
+    (Foster et al. 2024).
 
     Args:
         losses ([`ClipLosses`]): Whose model is changed in place.

@@ -14,7 +14,7 @@ from .conditioning import embed_prompts
 
 def erasing_target(unconditional: torch.Tensor, conditional: torch.Tensor, eta: float = 1.0) -> torch.Tensor:
     """
-    `ε_θ*(x_t, t) − η [ε_θ*(x_t, c, t) − ε_θ*(x_t, t)]` (eq. 5 and 6): guidance away from the concept.
+    `ε_θ*(x_t, t) − η [ε_θ*(x_t, c, t) − ε_θ*(x_t, t)]`: guidance away from the concept.
 
     Its weights sum to 1, so it is the same for a UNet that predicts velocities or pictures.
 

@@ -20,7 +20,7 @@ def solve(
     damping: float = 0.1,
 ) -> torch.Tensor:
     """
-    Minimises `a Σᵢ ‖W cᵢ − v*ᵢ‖² + b Σⱼ ‖W cⱼ − W_old cⱼ‖² + λ ‖W − W_old‖²` with `v*ᵢ = W_old c*ᵢ` (eq. 3 and 7), in closed form:
+    Minimises `a Σᵢ ‖W cᵢ − v*ᵢ‖² + b Σⱼ ‖W cⱼ − W_old cⱼ‖² + λ ‖W − W_old‖²` with `v*ᵢ = W_old c*ᵢ`, in closed form:
 
     `W = (a Σᵢ v*ᵢ cᵢᵀ + b Σⱼ W_old cⱼ cⱼᵀ + λ W_old) (a Σᵢ cᵢ cᵢᵀ + b Σⱼ cⱼ cⱼᵀ + λ I)⁻¹`
 
