@@ -84,7 +84,9 @@ def rows_of(**better):
 def test_the_verdict_does_not_flatter():
     fast = {"seconds": 9.0, "seconds_all": 9.0}
     reached = [line[-1] for line in verdict("", rows_of(SLUG={**fast, "ira": 0.95}))]
-    assert reached == ["yes"] * 7
+    assert reached == ["yes"] * 8
+    slow = verdict("", rows_of(SLUG={"ira": 0.95, "seconds": 9.0, "seconds_all": 11.0}, ESD={"seconds_all": 200.0}))
+    assert [line[-1] for line in slow[4:7]] == ["yes", "yes", "**no**"]
     lines = verdict("", rows_of(SLUG={**fast, "stored_bytes": 11}, UCE={"ira": 0.93}))
     assert [line[1].split()[0] for line in lines if line[-1] != "yes"] == ["IRA", "mean", "bytes"]
     assert verdict("", rows_of(SLUG=fast))[3][-1] != "yes"  # a tie is not above
