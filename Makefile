@@ -26,7 +26,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/hf-slug demo
 
 test: $(VENV)/test.stamp check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(BIN)/python tests/peft_conformance/run.py
 
 check: $(VENV)/test.stamp
@@ -39,7 +39,7 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt torch setuptools wheel
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt --no-build-isolation -e '.[test]'
-	$(VENV)-lowest/bin/python -m pytest -n 2
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal
 	$(VENV)-lowest/bin/python tests/peft_conformance/run.py
 
 # some minutes: that the benchmarks run, and what they look like; in files of their own, *_quick.md

@@ -3,8 +3,6 @@
 
 import copy
 import io
-import subprocess
-import sys
 
 import diffusers
 import pytest
@@ -22,6 +20,7 @@ from attachment_helpers import (
     tensors,
     weights_of,
 )
+from fresh_interpreter import run
 from tiny_hosts import HOSTS, make_clip
 
 from hf_slug.encoders import find_encoders, host_modules
@@ -88,8 +87,7 @@ print(model.get_list_unlearning())
 model.unload_unlearning()
 torch.save(model.get_submodule({FC1!r}).weight.detach(), {str(tmp_path / "bits.pt")!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "{'text_model': ['a']}"
+    assert run(code) == "{'text_model': ['a']}"
     assert torch.equal(torch.load(tmp_path / "bits.pt"), bits)
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 import pickle
 import socket
-import subprocess
 import sys
 import tarfile
 from collections import Counter
@@ -18,6 +17,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from fresh_interpreter import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -754,10 +754,9 @@ def test_filter_streams():
 
 
 def test_importing_is_light():
-    code = (
-        "import sys, hf_slug.data, hf_slug.captions; assert not {'datasets', 'pandas', 'pyarrow'} & set(sys.modules)"
+    run(
+        "import sys, hf_slug.data, hf_slug.captions", "assert not {'datasets', 'pandas', 'pyarrow'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 @pytest.fixture

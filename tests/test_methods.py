@@ -2,13 +2,12 @@
 """Who gets the methods, whichever library is imported first, and what that costs those who don't use them."""
 
 import inspect
-import subprocess
-import sys
 
 import diffusers
 import pytest
 import torch
 import transformers
+from fresh_interpreter import run
 
 import hf_slug
 from hf_slug.hosts import VERBS
@@ -36,12 +35,6 @@ for cls in ({", ".join(name for names in CLASSES.values() for name in names)}):
         assert getattr(cls, verb.__name__) is verb, (cls, verb)
 print(len(VERBS))
 """
-
-
-def run(*lines):
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
 
 
 @pytest.mark.slow

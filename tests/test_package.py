@@ -1,19 +1,13 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-import subprocess
-import sys
-
 import pytest
+from fresh_interpreter import run
 
 import hf_slug
 
 
-def modules_after(statement):
-    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-
-
 def test_importing_the_package_brings_hardly_more_than_peft():
-    extra = modules_after("import hf_slug") - modules_after("import peft")
+    code = "import sys, peft; before = set(sys.modules); import hf_slug; print(*(sys.modules.keys() - before))"
+    extra = set(run(code).split())
     assert not {
         name for name in extra if name.split(".")[0] in ("diffusers", "datasets", "pandas", "matplotlib", "sklearn")
     }
@@ -28,8 +22,7 @@ def test_importing_the_package_brings_hardly_more_than_peft():
 
 def test_importing_the_package_makes_slug_a_peft_type():
     code = "import hf_slug; from peft import PeftType, get_peft_config; print(get_peft_config({'peft_type': 'SLUG'}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "SlugConfig" in done.stdout
+    assert "SlugConfig" in run(code)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +30,7 @@ def test_importing_the_package_makes_slug_a_peft_type():
 )
 def test_unlearn_is_the_function_whatever_was_imported_before(before):
     code = f"{before}\nimport hf_slug.unlearn, hf_slug\nfrom hf_slug import unlearn\nprint(unlearn.__name__, hf_slug.unlearn.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["unlearn", "unlearn"]
+    assert run(code).split() == ["unlearn", "unlearn"]
 
 
 @pytest.mark.parametrize("name", hf_slug.__all__)

@@ -3,10 +3,9 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
 import pytest
+from fresh_interpreter import run
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
@@ -44,8 +43,7 @@ def test_a_peft_that_has_slug_keeps_its_own(monkeypatch):
 
 
 def test_importing_the_package_is_enough():
-    code = "import hf_slug, hf_slug.tuner, peft; assert 'SLUG' in peft.PeftType.__members__"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run("import hf_slug, hf_slug.tuner, peft; assert 'SLUG' in peft.PeftType.__members__")
 
 
 def test_file_is_deterministic_and_loads_through_peft(tmp_path):
