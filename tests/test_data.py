@@ -17,7 +17,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from fresh_interpreter import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -751,12 +750,6 @@ def test_filter_streams():
 
 
 # Manners
-
-
-def test_importing_is_light():
-    run(
-        "import sys, hf_slug.data, hf_slug.captions", "assert not {'datasets', 'pandas', 'pyarrow'} & set(sys.modules)"
-    )
 
 
 @pytest.fixture

@@ -20,6 +20,12 @@ def test_importing_the_package_brings_hardly_more_than_peft():
     assert len(hooks) <= 15
 
 
+def test_reading_data_imports_datasets_when_it_must():
+    run(
+        "import sys, hf_slug.data, hf_slug.captions", "assert not {'datasets', 'pandas', 'pyarrow'} & set(sys.modules)"
+    )
+
+
 def test_importing_the_package_makes_slug_a_peft_type():
     code = "import hf_slug; from peft import PeftType, get_peft_config; print(get_peft_config({'peft_type': 'SLUG'}))"
     assert "SlugConfig" in run(code)
