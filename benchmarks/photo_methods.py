@@ -23,7 +23,7 @@ RISK = 0.05
 # Learning rates and epochs of the trained ones, α and λ of SSD; every epoch is a candidate, not only the last.
 GRIDS: dict[str, dict[str, tuple]] = {
     "FT": {"lr": (3e-4,), "epochs": (2,)},
-    "GA": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "epochs": (10,)},
+    "GA": {"lr": (3e-5, 1e-4), "epochs": (8,)},
     "GAFT": {"lr": (1e-4, 3e-4), "epochs": (2,)},
     "SalUn": {"lr": (1e-4, 3e-4), "epochs": (2,)},
     "SSD": {"alpha": (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0), "limit": (0.1, 1.0)},
