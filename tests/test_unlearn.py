@@ -23,12 +23,12 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 def quick(concept="seven", dtype=torch.float32, model=None, **settings):
     """A run on few pictures, some seconds long; in float16, for which processors have no kernels, on fewer."""
-    limit = 1 if dtype == torch.float16 else 4
+    train, other = (1, 1) if dtype == torch.float16 else (4, 3)
     model, processor = (model, zoo.load_clip()[1]) if model is not None else zoo.load_clip(dtype)
-    forget, retain = concept_pairs(concept, "train", limit_per_digit=limit)
+    forget, retain = concept_pairs(concept, "train", limit_per_digit=train)
     sets = {}
     for part in ("validation", "test"):
-        sets[f"{part}_forget"], sets[f"{part}_retain"] = concept_pairs(concept, part, limit_per_digit=3)
+        sets[f"{part}_forget"], sets[f"{part}_retain"] = concept_pairs(concept, part, limit_per_digit=other)
     kind = zoo.data.kind(concept)
     defaults = {"concept": concept, "names": names(kind), "template": TEMPLATES[kind], "tower": "text"}
     return unlearn(model, processor, forget, retain, **{**defaults, **sets, **settings})
