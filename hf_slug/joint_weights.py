@@ -19,6 +19,9 @@ logger = logging.get_logger(__name__)
 
 _MOST, _HALVINGS = 2.0, 7  # a weight is known to 1/64
 _ROUNDS, _STILL = 6, 0.05  # a round that moves none further is the last
+# What is too weak is raised to the allowed risk, as more costs what is kept; what is too strong is lowered to a fifth of it, as at
+# all of it one image in twenty comes back. On five people no other table reports, stacks forgot more by this and lost less.
+_SPARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,15 @@ def fit_weights(
     model: Any,
     patches: Mapping[str, UnlearningPatch],
     evaluators: Mapping[str, ZeroShotEvaluator],
-    risk: float = 0.02,
+    risk: float = 0.05,
 ) -> JointWeights:
     """
-    Looks for the smallest weights at which a stack of patches forgets every concept.
+    Looks for weights at which a stack of patches forgets every concept, and which are no larger than that takes.
 
     A step that was searched alone is too small or too large among others: they move the names that the concept has to fall behind.
-    So each patch's weight in turn is bisected in (0, 2], the others held, for the smallest that leaves none of its concept's images
-    recognised and a risk of at most `risk` that a further one is; until a whole round moves none by more than 0.05 (at
-    most six rounds).
+    So each patch's weight in turn, the others held, is looked at: if an image of its concept is recognised, or more than `risk` that a
+    further one is, the smallest weight up to 2 is bisected that mends it; if the risk is below a fifth of that, the smallest that keeps
+    it there; until a whole round moves none by more than 0.05 (at most six rounds).
 
     Args:
         model (`CLIPModel`): The base; it is as before afterwards.
@@ -57,9 +60,7 @@ def fit_weights(
         evaluators (`Mapping[str, ZeroShotEvaluator]`):
             By the patch's name, what judges its concept, on images that nothing is reported from. Images of the gradient given as
             `seen` count for the risk where no patch changes the vision tower.
-        risk (`float`, *optional*, defaults to 0.02):
-            See [`~evaluation.estimate_risk`]. Stricter than a single search's 0.05, which most searched steps stay well below: here every
-            weight is taken down to it.
+        risk (`float`, *optional*, defaults to 0.05): See [`~evaluation.estimate_risk`].
 
     Returns:
         [`JointWeights`]: A concept that no weight up to 2 forgets keeps the weight of the least risk, with a warning.
@@ -82,12 +83,17 @@ def fit_weights(
             return measure(name)
 
         def fit(name: str) -> float:
-            tried = {weight: risk_at(name, weight) for weight in (weights[name], _MOST)}
-            enough = [weight for weight, found in tried.items() if found <= risk]
+            now = weights[name]
+            found = risk_at(name, now)
+            if _SPARE * risk <= found <= risk:
+                return now
+            allowed = risk if found > risk else _SPARE * risk
+            tried = {now: found, _MOST: risk_at(name, _MOST)}
+            enough = [weight for weight, left in tried.items() if left <= allowed]
             low, high = 0.0, min(enough, default=min(tried, key=tried.__getitem__))
             for _ in range(_HALVINGS if enough else 0):
                 middle = (low + high) / 2
-                low, high = (low, middle) if risk_at(name, middle) <= risk else (middle, high)
+                low, high = (low, middle) if risk_at(name, middle) <= allowed else (middle, high)
             return high
 
         def all_risks() -> dict[str, float]:

@@ -59,14 +59,15 @@ def test_the_weights_forget_and_smaller_ones_do_not(searched):
     before = snapshot(model)
     found = fit_weights(model, patches, evaluators)
     assert_same(model, before)
-    assert max(found.risks.values()) <= 0.02 < found.unfitted["seven"]
+    assert max(found.risks.values()) <= 0.05 < found.unfitted["seven"] and found.unfitted["two"] < 0.01
     assert found.weights["seven"] > 1.0 > found.weights["two"] > 0
     with stacked(model, patches, found.weights) as adapters:
         for name, evaluator in evaluators.items():
             assert judge(model, evaluator) == pytest.approx(found.risks[name], abs=1e-9)
             less = found.weights | {name: found.weights[name] - 0.15}
             set_unlearning(model, list(adapters.values()), list(less.values()))
-            assert judge(model, evaluator) > 0.02
+            # what was raised stops at the allowed risk, what was lowered at a fifth of it
+            assert judge(model, evaluator) > (0.05 if name == "seven" else 0.01)
             set_unlearning(model, list(adapters.values()), list(found.weights.values()))
     with stacked(model, patches, dict.fromkeys(patches, 1.0)):
         assert {name: judge(model, own) for name, own in evaluators.items()} == pytest.approx(found.unfitted, abs=1e-9)
@@ -84,7 +85,7 @@ def test_a_concept_that_no_weight_forgets_is_said(searched, caplog):
     weak = compose_patches({"noise": noise}, [1e-6])
     with caplog.at_level(logging.WARNING):
         found = fit_weights(model, {"seven": weak, "two": patches["two"]}, evaluators)
-    assert found.risks["seven"] == 1.0 and found.risks["two"] <= 0.02
+    assert found.risks["seven"] == 1.0 and found.risks["two"] <= 0.05
     assert "'seven' stays at an estimated risk of 100.0%" in caplog.text and "'two'" not in caplog.text
 
 
@@ -125,7 +126,7 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     report = UnlearningPatch.from_pretrained(tmp_path / "both").report
     fitted = report["joint_weights"]
     assert [part["weight"] for part in report["composed_of"]] == list(fitted["weights"].values())
-    assert max(fitted["risks"].values()) <= 0.02 and all(found["stacked"] for found in report["stacked"].values())
+    assert max(fitted["risks"].values()) <= 0.05 and all(found["stacked"] for found in report["stacked"].values())
     assert "fitted to each other" in (tmp_path / "both" / "README.md").read_text()
     same = [argument.replace(" test", " validation") for argument in arguments]
     assert main([*same[:-1], str(tmp_path / "none")]) == 2
