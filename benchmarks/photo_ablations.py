@@ -21,7 +21,7 @@ from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 from transformers import CLIPModel
 
 from hf_slug.direction import InputMoment, compute_directions, compute_input_moments, whiten
-from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.evaluation import ZeroShotEvaluator, seen_beside
 from hf_slug.gradients import eval_mode
 from hf_slug.inputs import image_batches, text_batch
 from hf_slug.losses import retain_loss
@@ -138,14 +138,15 @@ class Trial:
 
     def _evaluator(self, variant: Variant) -> ZeroShotEvaluator:
         parts = self.photographs.parts
+        forget = parts["validation_forget"][: variant.validation]
         return ZeroShotEvaluator(
             self.processor,
-            parts["validation_forget"][: variant.validation],
+            forget,
             parts["validation_retain"],
             self.concept,
             NAMES,
             batch_size=250,
-            seen=parts["forget"][:30] if variant.seen else None,
+            seen=seen_beside(forget, parts["forget"]) if variant.seen else None,
         )
 
     def _directions(self, variant: Variant, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from train_photo_clip import NAMES, TEMPLATE
 from transformers import CLIPModel
 
 from hf_slug import UnlearningPatch, unlearn
-from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk
+from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk, seen_beside
 from hf_slug.inputs import embed_images
 
 
@@ -102,15 +102,15 @@ class _Validation:
             photographs.concept,
             NAMES,
             batch_size=250,
-            seen=parts["forget"][:30],
+            seen=seen_beside(parts["validation_forget"], parts["forget"]),
         )
 
     def __call__(self, model: CLIPModel) -> tuple[bool, bool, float, float]:
         evaluator = self.evaluator
         classes = evaluator.embed_names(model)
-        gone, seen = (embed_images(model, self.processor, p, 250) for p in (evaluator.forget, evaluator.seen))
-        accuracy = evaluator.forgotten(gone, classes)["fa5"]
-        risk = estimate_risk(evaluator.margins(torch.cat([gone, seen]), classes))
+        images = evaluator.embed_concept(model)
+        accuracy = evaluator.forgotten(images[: evaluator.n_forget], classes)["fa5"]
+        risk = estimate_risk(evaluator.margins(images, classes))
         if accuracy > 0:  # what is kept decides only among those that forget
             return False, False, -accuracy, -risk
         kept = embed_images(model, self.processor, evaluator.retain, 250)

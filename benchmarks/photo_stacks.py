@@ -22,7 +22,7 @@ from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 from hf_slug import UnlearningPatch, fit_weights
 from hf_slug.composition import stacked
 from hf_slug.data import Pairs
-from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.evaluation import ZeroShotEvaluator, seen_beside
 from hf_slug.inputs import embed_images, embed_texts
 from hf_slug.losses import normalize
 
@@ -57,7 +57,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 def _judge(photographs: Photographs, processor: Any) -> ZeroShotEvaluator:
     parts = photographs.parts
     own = (parts["validation_forget"], parts["validation_retain"], photographs.concept, NAMES)
-    return ZeroShotEvaluator(processor, *own, seen=parts["forget"])
+    return ZeroShotEvaluator(processor, *own, seen=seen_beside(parts["validation_forget"], parts["forget"]))
 
 
 def find_patch(concept: str, seed: int, model: str) -> Path:

@@ -141,7 +141,5 @@ class _Risks:
         if self.seeing:
             return embed_images(self.model, evaluator.processor, evaluator.forget, evaluator.batch_size)
         if name not in self._embedded:
-            parts = [part for part in (evaluator.forget, evaluator.seen) if len(part)]
-            found = [embed_images(self.model, evaluator.processor, part, evaluator.batch_size) for part in parts]
-            self._embedded[name] = torch.cat(found)
+            self._embedded[name] = evaluator.embed_concept(self.model)
         return self._embedded[name]

@@ -2,7 +2,7 @@
 """Evaluators: each says whether a concept is forgotten, and what is left of the rest."""
 
 from .behaviour import BehaviourEvaluator, PreparedBehaviour
-from .defaults import warn_of_zero_shot, zero_shot_evaluators
+from .defaults import seen_beside, warn_of_zero_shot, zero_shot_evaluators
 from .evaluator import Evaluator
 from .generation import GenerationEvaluator, generate
 from .judges import ClassifierJudge, Judge, ZeroShotJudge
@@ -25,6 +25,7 @@ __all__ = [
     "estimate_risk",
     "generate",
     "matches",
+    "seen_beside",
     "warn_of_zero_shot",
     "zero_shot_evaluators",
 ]

@@ -52,7 +52,7 @@ def zero_shot_evaluators(
     made = []
     for part in ("validation", "test"):
         forget, retain = parts[f"{part}_forget"], parts[f"{part}_retain"]
-        seen = _spread(parts["forget"], _ENOUGH - len(forget)) if part == "validation" else None
+        seen = seen_beside(forget, parts["forget"]) if part == "validation" else None
         made.append(ZeroShotEvaluator(processor, forget, retain, concept, names, templates, fa_at, batch_size, seen))
         if not len(made[-1].retain):
             raise EmptyDatasetError(f"The {part} part of the retain set shows nothing but the concept {concept!r}.")
@@ -60,10 +60,19 @@ def zero_shot_evaluators(
     return made[0], made[1]
 
 
-def _spread(pairs: Pairs, count: int) -> Pairs:
-    """At most so many pairs, from everywhere in a set."""
-    count = max(0, min(count, len(pairs)))
-    return pairs.subset(i * len(pairs) // count for i in range(count))
+def seen_beside(validation: Pairs, forget: Pairs) -> Pairs:
+    """
+    Chooses images of the gradient that make up thirty with those that validate: enough to tell how widely a concept's images differ.
+
+    Args:
+        validation (`Pairs`): The concept's images that validate.
+        forget (`Pairs`): Those of the gradient.
+
+    Returns:
+        `Pairs`: Some of `forget`, from everywhere in it; none where `validation` has thirty. What a [`ZeroShotEvaluator`] takes as `seen`.
+    """
+    count = max(0, min(_ENOUGH - len(validation), len(forget)))
+    return forget.subset(i * len(forget) // count for i in range(count))
 
 
 def warn_of_zero_shot(host: Any) -> None:

@@ -99,6 +99,11 @@ class ZeroShotEvaluator:
         """Returns the names (their indices) most like the concept to the model as it is."""
         return self.neighbors(self.embed_names(model))
 
+    def embed_concept(self, model: PreTrainedModel) -> torch.Tensor:
+        """Returns the embeddings of the concept's images, those of `forget` before those of `seen`: (images, d)."""
+        parts = [part for part in (self.forget, self.seen) if len(part)]
+        return torch.cat([embed_images(model, self.processor, part, self.batch_size) for part in parts])
+
     def embed_names(self, model: PreTrainedModel) -> torch.Tensor:
         """Returns the mean embedding of each name's prompts: (names, d), unit rows."""
         return self._classes(model, None)
