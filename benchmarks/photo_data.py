@@ -23,6 +23,7 @@ PEOPLE = FACE_NAMES[20:25]
 OBJECTS = OBJECT_NAMES[3:]
 DEVELOPMENT = (*FACE_NAMES[5:15], *OBJECT_NAMES[:3])
 VALIDATION_OBJECTS, TEST_OBJECTS = 500, 2000
+SHOTS, TEST_SHOTS = 10, 2  # of a person, and how many of them are reported
 
 
 @dataclass
@@ -59,9 +60,9 @@ def collect(concept: str, seed: int, objects: int = 200, test_objects: int = TES
     generator.shuffle(trained), generator.shuffle(unseen)
     own = [i for i in trained if OBJECT_NAMES[labels[i]] == concept][:objects]  # as many as there are of all the rest
     rest = [i for i in trained if OBJECT_NAMES[labels[i]] != concept][:objects]
-    later = list(range(TRAIN_SHOTS, 10))
+    later = list(range(TRAIN_SHOTS, SHOTS))
     generator.shuffle(later)
-    validation, test = later[: len(later) // 2], later[len(later) // 2 :]
+    validation, test = later[:-TEST_SHOTS], later[-TEST_SHOTS:]
     shots = {
         "": [row for row in faces if row["shot"] < TRAIN_SHOTS] + load_objects("train", own + rest),
         "validation_": [row for row in faces if row["shot"] in validation]

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from photo_data import MODEL, PEOPLE, Photographs, Score, collect, load_model
+from photo_data import MODEL, PEOPLE, TEST_SHOTS, Photographs, Score, collect, load_model
 from photo_methods import apply
 from photo_tables import PATCHES
-from tables import RESULTS, Runs, markdown, percent, percents, write
+from tables import RESULTS, Runs, markdown, percent, percents, shares, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 
 from hf_slug import UnlearningPatch, fit_weights
@@ -90,7 +90,7 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
             [
                 count,
                 weights,
-                *(percents([value[i] for value in fa]) for i in (0, 1)),
+                *(shares([value[i] for value in fa], [TEST_SHOTS] * len(fa)) for i in (0, 1)),
                 percent(worst),
                 *map(percents, falls),
             ]
@@ -107,8 +107,8 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
     text = (
         f"The first 1 to 5 of {', '.join(PEOPLE)}, each forgotten alone, their patches loaded together: with the step that each was searched with "
         f"alone ({SEARCHED}), and with weights that `fit_weights` found on validation photographs ({FITTED}); seeds "
-        f"{sorted({row['seed'] for row in rows})}. Mean ± half a 95 % interval over seeds (FA: and people) on test photographs, among all "
-        f"{len(NAMES)} names, in percent; falls in points, over the {len(FACE_NAMES) - len(PEOPLE)} people whom no patch forgets."
+        f"{sorted({row['seed'] for row in rows})}. On test photographs, {TEST_SHOTS} a person and seed, among all {len(NAMES)} names, in percent. FA: "
+        f"the share of all photographs [95 % interval by Wilson]; falls in points (mean ± half a 95 % interval over seeds), over the {len(FACE_NAMES) - len(PEOPLE)} people whom no patch forgets."
     )
     draw(rows)
     write(

@@ -18,7 +18,7 @@ from typing import Any
 
 from photo_data import MODEL, OBJECTS, PEOPLE, Score, collect, load_model
 from photo_methods import GRIDS, METHODS, RISK, SLUG, apply
-from tables import RESULTS, Runs, markdown, measured, percent, percents, write
+from tables import RESULTS, Runs, markdown, measured, percent, percents, shares, write
 
 
 PATCHES = Path(".cache/photo-patches")
@@ -64,7 +64,7 @@ def table(rows: Sequence[dict[str, Any]], kind: str) -> str:
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
-        cells = [percents([row["after"][key] for row in own]) for key in MEASURES[:2]]
+        cells = [_left(own, key) for key in MEASURES[:2]]
         cells += [percents([row["before"][key] - row["after"][key] for row in own]) for key in MEASURES[2:]]
         costs = [
             sum(row[key] for row in own) / len(own) for key in ("seconds", "one_run", "peak_bytes", "stored_bytes")
@@ -77,6 +77,10 @@ def table(rows: Sequence[dict[str, Any]], kind: str) -> str:
     return markdown(header, lines)
 
 
+def _left(rows: Sequence[dict[str, Any]], key: str) -> str:
+    return shares([row["after"][key] for row in rows], [row["n_forget"] for row in rows])
+
+
 def by_concept(rows: Sequence[dict[str, Any]]) -> str:
     """SLUG on every concept."""
     lines = []
@@ -84,7 +88,7 @@ def by_concept(rows: Sequence[dict[str, Any]]) -> str:
     for concept in dict.fromkeys(row["concept"] for row in own):
         mine = [row for row in own if row["concept"] == concept]
         falls = [[row["before"][key] - row["after"][key] for row in mine] for key in MEASURES[2:]]
-        cells = [percents([row["after"][key] for row in mine]) for key in MEASURES[:2]]
+        cells = [_left(mine, key) for key in MEASURES[:2]]
         layers = dict.fromkeys(row["chosen"].replace("_model.encoder.layers", "") for row in mine)
         lines.append([concept, mine[0]["n_forget"], *cells, *map(percents, falls), "; ".join(layers)])
     header = ["SLUG", "n", "FA@1", "FA@5", "objects, fall", "people, fall", "nearest, fall", "layers, by seed"]
@@ -153,10 +157,11 @@ def write_tables(rows: Sequence[dict[str, Any]], name: str) -> None:
         seeds = sorted({row["seed"] for row in own})
         parts += [
             f"## {title}",
-            f"Mean ± half a 95 % interval over concepts ({', '.join(dict.fromkeys(row['concept'] for row in own))}) and seeds {seeds}, in "
-            f"percent; {own[0]['n_forget']} test photographs of the concept and {own[0]['n_retain']:,} others a run. Among all fifty "
-            f"names; of what is kept (mean over names, the forgotten one left out) the fall in points, but for the untouched model its "
-            f"accuracy. *Nearest names*: the five that the text tower finds most like the concept.",
+            f"Concepts: {', '.join(dict.fromkeys(row['concept'] for row in own))}; seeds {seeds}; {own[0]['n_forget']} test photographs of "
+            f"the concept and {own[0]['n_retain']:,} others a run. All in percent, among all fifty names. FA: the share of all runs' "
+            f"photographs [95 % interval by Wilson]. Of what is kept (mean over names, the forgotten one left out) the fall in points, but "
+            f"for the untouched model its accuracy: mean ± half a 95 % interval over runs (seeds share photographs, so it is a little "
+            f"narrow). *Nearest names*: the five that the text tower finds most like the concept.",
             table(own, kind),
             by_concept(own),
             compare(own),

@@ -21,7 +21,7 @@ import torch
 from scipy.stats import t as student
 from tqdm.auto import tqdm
 
-from hf_slug.report import describe_software
+from hf_slug.report import describe_software, wilson_interval
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,8 +40,11 @@ class Runs:
 
     def __init__(self, name: str, keys: Sequence[str]):
         self.path, self.keys = RESULTS / f"{name}.jsonl", tuple(keys)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        text = self.path.read_text() if self.path.exists() else ""
+        whole, _, torn = text.rpartition("\n")
+        if torn:  # killed while it was written: that run is done again
+            self.path.write_text(whole + "\n" if whole else "")
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
 
     def key(self, row: dict[str, Any]) -> tuple:
         return tuple(row[key] for key in self.keys)
@@ -155,6 +158,20 @@ def percents(values: Sequence[float], digits: int = 2) -> str:
     return f"{percent(mean, digits)} ± {percent(half, digits)}"
 
 
+def shares(values: Sequence[float], counts: Sequence[int]) -> str:
+    """
+    The share of what was counted in all runs together, with its 95 % interval by Wilson, in percent: where every run has none of its
+    few photographs, an interval over runs would have no width.
+
+    Args:
+        values (`Sequence[float]`): The share of each run, in [0, 1].
+        counts (`Sequence[int]`): Of how many.
+    """
+    found, total = sum(value * count for value, count in zip(values, counts, strict=True)), sum(counts)
+    low, high = wilson_interval(found, total)
+    return f"{percent(found / total)} [{percent(low, 1)}, {percent(high, 1)}]"
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown."""
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
@@ -164,7 +181,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def write(name: str, parts: Sequence[str], note: str = "", folder: Path | None = None) -> None:
     """
-    Writes `<name>.md`, ending with the command and the versions that made it.
+    Writes `<name>.md`, ending with the command and the versions that made it, and `<name>.json` with these for programs (the
+    rows themselves, if there are, are in `<name>.jsonl`).
 
     Args:
         name (`str`): Without its ending.
@@ -172,9 +190,14 @@ def write(name: str, parts: Sequence[str], note: str = "", folder: Path | None =
         note (`str`, *optional*): More to say of how it was made.
         folder (`Path`, *optional*): Where to. Defaults to `benchmarks/results`.
     """
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    versions = ", ".join(f"{package} {version}" for package, version in describe_software().items())
-    made = f"Made by `python benchmarks/{shlex.join(words)}` on {platform.machine()}, {os.cpu_count()} cores; {versions}. {note}"
+    command = f"python benchmarks/{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
+    software, machine = describe_software(), f"{platform.machine()}, {os.cpu_count()} cores"
+    versions = ", ".join(f"{package} {version}" for package, version in software.items())
+    made = f"Made by `{command}` on {machine}; {versions}. {note}"
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
+    by = {"command": command, "machine": machine, "software": software, "note": note}
+    if (folder / f"{name}.jsonl").exists():
+        by["rows"] = f"{name}.jsonl"
+    (folder / f"{name}.json").write_text(json.dumps(by, indent=2) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text("\n\n".join([*parts, made.strip()]) + "\n", encoding="utf-8")

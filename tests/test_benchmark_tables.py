@@ -11,6 +11,8 @@ import tables
 import torch
 from scipy import stats
 
+from hf_slug.report import wilson_interval
+
 
 def square(task):
     """One run: says in which process and with how many threads."""
@@ -47,6 +49,17 @@ def test_a_benchmark_that_was_stopped_goes_on_where_it_was(results, monkeypatch)
     assert tables.Runs("squares", ["n"]).complete(None, [done, left]) == rows[::-1]  # nothing is left to do
 
 
+@pytest.mark.parametrize("torn", ['{"n": 2, "squ', '{"n": 2, "square": 4}'])
+def test_a_row_that_was_being_written_is_run_again(results, torn):
+    kept = results / "results" / "squares.jsonl"
+    kept.parent.mkdir()
+    kept.write_text('{"n": 1, "square": 1}\n' + torn)
+    assert tables.Runs("squares", ["n"]).rows == [{"n": 1, "square": 1}]
+    assert kept.read_text() == '{"n": 1, "square": 1}\n'
+    kept.write_text(torn)
+    assert tables.Runs("squares", ["n"]).rows == [] and kept.read_text() == ""
+
+
 @pytest.mark.parametrize("n", [2, 5, 40])
 def test_the_interval_is_students(n):
     values = np.random.default_rng(n).normal(0.4, 0.1, n)
@@ -81,3 +94,11 @@ def test_a_table_says_how_it_was_made(results, monkeypatch):
     text = (results / "results" / "some.md").read_text()
     assert text.startswith("# Title\n\ntext\n\nMade by `python benchmarks/some.py --seeds 0`")
     assert f"torch {torch.__version__}" in text and text.endswith("One thread.\n")
+    made = json.loads((results / "results" / "some.json").read_text())
+    assert made["command"] == "python benchmarks/some.py --seeds 0" and made["software"]["torch"] == torch.__version__
+
+
+def test_shares_are_of_all_runs_together():
+    low, high = wilson_interval(3, 30)
+    assert tables.shares([0.0, 0.3], [20, 10]) == f"10.00 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert tables.shares([0.0] * 15, [2] * 15) == "0.00 [0.0, 11.4]"

@@ -151,8 +151,8 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     assert_same(again, before)
     photo_tables.write_tables(rows, "photo_tables")
     text = (tmp_path / "results" / "photo_tables.md").read_text()
-    after = by_method["GA"]["after"]
-    assert f"| GA | {tables.percents([after['fa1']])} | {tables.percents([after['fa5']])} |" in text
+    left = [tables.shares([by_method["GA"]["after"][key]], [by_method["GA"]["n_forget"]]) for key in ("fa1", "fa5")]
+    assert f"| GA | {' | '.join(left)} |" in text
     assert (tmp_path / "results" / "photo_tables.png").stat().st_size > 5000
     assert "GAFT: worse in" in text and "Table 2" not in text
 
