@@ -181,6 +181,8 @@ def test_salun_masks_the_lower_half_of_all_slopes_together():
     slopes = {"a": randn(30), "b": randn(7, 10, seed=1)}
     masks = salient(slopes, share=0.3)
     assert sum(int(mask.sum()) for mask in masks.values()) == 30
+    few = salient({"a": torch.tensor([0.0, 0.0, 0.0, 2.0]), "b": torch.tensor([0.0, -1.0])})
+    assert few["a"].tolist() == [False, False, False, True] and few["b"].tolist() == [False, True]
     least = min(float(slopes[name].abs()[mask].min()) for name, mask in masks.items())
     assert all(float(slopes[name].abs()[~mask].max()) < least for name, mask in masks.items())
 

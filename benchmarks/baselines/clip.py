@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """FT, GA, GAFT, SalUn and SSD for a CLIP: what SLUG is compared with (SLUG, section 4.1), over SLUG's own two losses."""
 
-import math
+import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from transformers import CLIPModel
 from hf_slug.data import Pairs
 from hf_slug.inputs import text_batch
 from hf_slug.losses import forget_loss, retain_loss
+
+from .saliency import salient
 
 
 class ClipLosses:
@@ -52,21 +54,26 @@ class ClipLosses:
             images = self._see(self.forget_pixels[order[start : start + self.batch_size]])
             yield forget_loss(images, self._say([self.prompt]))
 
-    def retain_batches(self) -> Iterator[torch.Tensor]:
+    def retain_batches(self, size: int | None = None) -> Iterator[torch.Tensor]:
         """
         Yields the retain loss of batches that hold one photograph of every caption, as many as the commonest one has.
 
         Two photographs of one caption in a batch would be taught not to fit each other's; rare ones are seen over again.
+
+        Args:
+            size (`int`, *optional*): At most so many captions in a batch. Defaults to all.
         """
         by_text: dict[str, list[int]] = defaultdict(list)
         for i, text in enumerate(self.texts):
             by_text[text].append(i)
-        texts = list(by_text)
         for own in by_text.values():
             self.random.shuffle(own)
         for turn in range(max(map(len, by_text.values()))):
-            chosen = [by_text[text][turn % len(by_text[text])] for text in texts]
-            yield retain_loss(self._see(self.retain_pixels[chosen]), self._say(texts), self.model.logit_scale)
+            texts = self.random.sample(list(by_text), len(by_text)) if size else list(by_text)
+            for start in range(0, len(texts), size or len(texts)):
+                part = texts[start : start + (size or len(texts))]
+                chosen = [by_text[text][turn % len(by_text[text])] for text in part]
+                yield retain_loss(self._see(self.retain_pixels[chosen]), self._say(part), self.model.logit_scale)
 
     def gradients(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns the gradient of a loss by every weight."""
@@ -81,89 +88,84 @@ class ClipLosses:
         return self.model.get_text_features(**text_batch(self.model, self.processor, list(texts))).pooler_output
 
 
-def _descend(
-    losses: ClipLosses, batches: Iterator[torch.Tensor], optimizer: Any, mask: Mapping[str, torch.Tensor] | None = None
-) -> None:
-    for loss in batches:
+def _train(
+    losses: ClipLosses,
+    lr: float,
+    batches: Iterator[tuple[torch.Tensor, bool]],
+    every: int,
+    mask: Mapping | None = None,
+) -> Iterator[int]:
+    """Descends losses with AdamW; a step ends where a batch says so, and every so many steps the caller may look."""
+    optimizer = torch.optim.AdamW(losses.weights.values(), lr=lr, weight_decay=0.0)
+    done = 0
+    for loss, ends in batches:
         for name, gradient in losses.gradients(loss).items():
             losses.weights[name].grad = gradient if mask is None else gradient * mask[name]
         optimizer.step()
         optimizer.zero_grad()
+        done += ends
+        if ends and done % every == 0:
+            yield done
 
 
-def _optimizer(losses: ClipLosses, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(losses.weights.values(), lr=lr, weight_decay=0.0)
+def _over_and_over(batches: Callable[[], Iterator[torch.Tensor]]) -> Iterator[torch.Tensor]:
+    while True:
+        yield from batches()
 
 
-def fine_tune(losses: ClipLosses, lr: float, epochs: int) -> Iterator[int]:
+def fine_tune(losses: ClipLosses, lr: float, steps: int, every: int = 1) -> Iterator[int]:
     """
     FT: descends the retain loss alone, and hopes that the concept fades (Warnecke et al. 2023).
 
     Args:
         losses ([`ClipLosses`]): The losses; its model is changed in place.
         lr (`float`): AdamW's learning rate.
-        epochs (`int`): Passes over the set.
+        steps (`int`): Batches.
+        every (`int`, *optional*, defaults to 1): After how many steps the caller may look.
 
     Yields:
-        `int`: The number of every epoch that is done, for the caller to look.
+        `int`: The number of steps done.
     """
-    optimizer = _optimizer(losses, lr)
-    for epoch in range(1, epochs + 1):
-        _descend(losses, losses.retain_batches(), optimizer)
-        yield epoch
+    batches = itertools.islice(_over_and_over(losses.retain_batches), steps)
+    yield from _train(losses, lr, ((loss, True) for loss in batches), every)
 
 
-def ascend(losses: ClipLosses, lr: float, epochs: int) -> Iterator[int]:
+def ascend(losses: ClipLosses, lr: float, steps: int, every: int = 1) -> Iterator[int]:
     """GA: ascends the forget loss alone (Thudi et al. 2022). Arguments as in [`fine_tune`]."""
-    optimizer = _optimizer(losses, lr)
-    for epoch in range(1, epochs + 1):
-        _descend(losses, (-loss for loss in losses.forget_batches()), optimizer)
-        yield epoch
+    batches = itertools.islice(_over_and_over(losses.forget_batches), steps)
+    yield from _train(losses, lr, ((-loss, True) for loss in batches), every)
 
 
 def alternate(
-    losses: ClipLosses, lr: float, epochs: int, mask: Mapping[str, torch.Tensor] | None = None
+    losses: ClipLosses,
+    lr: float,
+    steps: int,
+    every: int = 1,
+    ratio: int = 1,
+    mask: Mapping[str, torch.Tensor] | None = None,
 ) -> Iterator[int]:
     """
-    GAFT: ascends the forget loss and descends the retain loss, batch by batch by turns. Arguments as in [`fine_tune`].
+    GAFT: descends the retain loss and ascends the forget loss by turns. Arguments as in [`fine_tune`].
 
     Args:
+        ratio (`int`, *optional*, defaults to 1): Batches to keep for each one to forget; both together are a step.
         mask (`Mapping[str, torch.Tensor]`, *optional*): 1 for the weights that may change, 0 for the others.
     """
-    optimizer = _optimizer(losses, lr)
 
-    def turns() -> Iterator[torch.Tensor]:
-        forget: Iterator[torch.Tensor] = iter(())
-        for retain in losses.retain_batches():
-            yield retain
-            loss = next(forget, None)
-            if loss is None:  # the smaller set, over again
-                forget = losses.forget_batches()
-                loss = next(forget)
-            yield -loss
+    def turns() -> Iterator[tuple[torch.Tensor, bool]]:
+        retain, forget = (_over_and_over(batches) for batches in (losses.retain_batches, losses.forget_batches))
+        for _ in range(steps):
+            for _ in range(ratio):
+                yield next(retain), False
+            yield -next(forget), True
 
-    for epoch in range(1, epochs + 1):
-        _descend(losses, turns(), optimizer, mask)
-        yield epoch
+    yield from _train(losses, lr, turns(), every, mask)
 
 
-def saliency_mask(losses: ClipLosses, share: float = 0.5) -> dict[str, torch.Tensor]:
-    """
-    SalUn's mask `1(|∇L_forget| ≥ γ)`, γ the median over all weights (Fan et al. 2024, eq. 3).
-
-    Args:
-        losses ([`ClipLosses`]): The losses.
-        share (`float`, *optional*, defaults to 0.5): The share of weights that may change.
-    """
-    total = _mean_gradients(losses, losses.forget_batches(), 1)
-    everything = torch.cat([gradient.abs().flatten() for gradient in total.values()])
-    threshold = everything.kthvalue(max(1, math.ceil(len(everything) * (1 - share)))).values
-    return {name: (gradient.abs() > threshold).to(gradient.dtype) for name, gradient in total.items()}
-
-
-def salun(losses: ClipLosses, lr: float, epochs: int) -> Iterator[int]:
-    """SalUn: GAFT on the weights that are salient for the forget set (Fan et al. 2024, eq. 4). Arguments as in [`fine_tune`]."""
-    yield from alternate(losses, lr, epochs, saliency_mask(losses))
+def salun(losses: ClipLosses, lr: float, steps: int, every: int = 1, ratio: int = 1) -> Iterator[int]:
+    """SalUn: GAFT on the weights that are salient for the forget set (Fan et al. 2024, eq. 4). Arguments as in [`alternate`]."""
+    mask = salient(_mean_gradients(losses, losses.forget_batches(), 1))
+    yield from alternate(losses, lr, steps, every, ratio, mask)
 
 
 def fisher(losses: ClipLosses, batches: Iterator[torch.Tensor]) -> dict[str, torch.Tensor]:

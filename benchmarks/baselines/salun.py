@@ -12,23 +12,7 @@ from tqdm.auto import tqdm
 from hf_slug.data import Pairs
 
 from .conditioning import denoising_loss, draw_noise, embed_prompts, encode_images
-
-
-def salient(gradients: Mapping[str, torch.Tensor], share: float = 0.5) -> dict[str, torch.Tensor]:
-    """
-    `m_S = 1(|∇_θ ℓ_f(θ_o)| ≥ γ)` (eq. 3), γ leaving a share of all weights: the median in the paper.
-
-    Args:
-        gradients (`Mapping[str, torch.Tensor]`): Gradients of the forget loss, by parameter.
-        share (`float`, *optional*, defaults to 0.5): How much of all weights is salient.
-
-    Returns:
-        `dict[str, torch.Tensor]`: What may change, of dtype bool, by parameter.
-    """
-    sizes = torch.cat([gradient.abs().flatten() for gradient in gradients.values()])
-    # not `quantile`, which takes no more than 16 million values
-    threshold = sizes.kthvalue(min(len(sizes), int((1 - share) * len(sizes)) + 1)).values
-    return {name: gradient.abs() >= threshold for name, gradient in gradients.items()}
+from .saliency import salient
 
 
 def forgetting_loss(
