@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Who is forgotten of the photographs' CLIP, by which photographs, and how what is left is scored."""
 
+import hashlib
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,10 +19,13 @@ from hf_slug.inputs import embed_images
 
 
 MODEL = Path(".cache/photo-clip/model")
-# Reported; nothing was chosen by them. Defaults and grids were settled on DEVELOPMENT, whom no table reports.
+# Defaults and grids were settled on DEVELOPMENT, whom no table but the ablations reports. Of the five of Table 1 a stack was looked
+# at when `fit_weights` was made, so other five are stacked. Of the objects, "cat" was looked at once while the risk was settled.
 PEOPLE = FACE_NAMES[20:25]
+STACKED = FACE_NAMES[25:30]
 OBJECTS = OBJECT_NAMES[3:]
 DEVELOPMENT = (*FACE_NAMES[5:15], *OBJECT_NAMES[:3])
+EVERYONE = tuple(name for name in FACE_NAMES if name not in DEVELOPMENT)
 VALIDATION_OBJECTS, TEST_OBJECTS = 500, 2000
 SHOTS, TEST_SHOTS = 10, 2  # of a person, and how many of them are reported
 
@@ -94,6 +98,11 @@ def load_model(folder: Path | str = MODEL) -> tuple[CLIPModel, CLIPProcessor]:
     return CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
 
 
+def mark_of(folder: Path | str) -> str:
+    """A mark of a model's weights: what is made of one model is never taken for another's."""
+    return hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest()[:8]
+
+
 class Score:
     """
     Scores a model on one part of the photographs: FA@1, FA@5, and TA of people, of objects, of the concept's neighbours.
@@ -129,6 +138,7 @@ class Score:
         model: CLIPModel,
         gone: tuple[str, ...] = (),
         embedded: tuple[torch.Tensor, torch.Tensor] | None = None,
+        struck: tuple[str, ...] = (),
     ) -> dict[str, float]:
         """
         Returns `fa1`, `fa5`, `people`, `objects` and `near`, in [0, 1].
@@ -137,11 +147,14 @@ class Score:
             model (`CLIPModel`): The model.
             gone (`tuple[str, ...]`, *optional*): More names that are not among what is kept.
             embedded (`tuple`, *optional*): What `embed` returned, where the vision tower is still the same.
+            struck (`tuple[str, ...]`, *optional*):
+                Names that nothing is taken for. A name that is forgotten competes with the others no more, which alone makes these
+                look better (by two points where there are ten objects): what forgetting costs is the fall from there.
         """
         evaluator, left_out = self.evaluator, [NAMES.index(name) for name in (*gone, self.concept)]
         classes = evaluator.embed_names(model)
         own, images = embedded or self.embed(model)
-        by_name = evaluator.accuracies(images, classes)
+        by_name = evaluator.accuracies(images, classes, [NAMES.index(name) for name in struck])
         by_name = {name: accuracy for name, accuracy in by_name.items() if name not in left_out}
 
         def mean(names: Iterable[int]) -> float:

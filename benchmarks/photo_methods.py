@@ -2,7 +2,9 @@
 """Every method on the photographs' CLIP, each with its hyper-parameters chosen on the same validation photographs by one rule."""
 
 import copy
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,14 +22,15 @@ from hf_slug.inputs import embed_images
 
 
 RISK = 0.05
-# Learning rates and epochs of the trained ones, α and λ of SSD; every epoch is a candidate, not only the last.
+# Three values an axis at least, so that the best can lie inside; `every` so many steps the photographs that choose are looked at.
 GRIDS: dict[str, dict[str, tuple]] = {
-    "FT": {"lr": (3e-4,), "epochs": (2,)},
-    "GA": {"lr": (3e-5, 1e-4), "epochs": (8,)},
-    "GAFT": {"lr": (1e-4, 3e-4), "epochs": (2,)},
-    "SalUn": {"lr": (1e-4, 3e-4), "epochs": (2,)},
-    "SSD": {"alpha": (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0), "limit": (0.1, 1.0)},
+    "FT": {"lr": (1e-5, 1e-4, 3e-4), "steps": (50,), "every": (25,)},
+    "GA": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "steps": (24,), "every": (2,)},
+    "GAFT": {"lr": (3e-5, 1e-4, 3e-4), "ratio": (1, 4), "steps": (40,), "every": (4,)},
+    "SalUn": {"lr": (3e-5, 1e-4, 3e-4), "ratio": (1, 4), "steps": (40,), "every": (4,)},
+    "SSD": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
 }
+PATIENCE = 3  # looks at a setting that forgets, and at none of which more is kept, until the next setting's turn
 TRAINERS: dict[str, Callable[..., Iterator[int]]] = {
     "FT": fine_tune,
     "GA": ascend,
@@ -40,6 +43,12 @@ SLUG: dict[str, dict[str, Any]] = {
     "SLUG, as published": {"direction": "gradient", "front_only": True, "risk": 1.0},
 }
 METHODS = (*SLUG, *GRIDS)
+
+
+def settings_of(method: str) -> str:
+    """A mark of all that is set for a method: a row of other settings is not one of this table."""
+    told = [RISK, SLUG[method]] if method in SLUG else [RISK, PATIENCE, GRIDS[method]]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
 
 
 @dataclass
@@ -90,7 +99,12 @@ def _apply_slug(
 
 
 class _Validation:
-    """How well a changed model does on the photographs that choose; ordered so that the greatest is the best."""
+    """
+    How well a changed model does on the photographs that choose; ordered so that the greatest is the best.
+
+    Those that forget come before those that don't; among them those of a low risk, then those that keep more. Of those that don't
+    forget the lowest FA@5 to a twentieth is best, then what keeps more.
+    """
 
     def __init__(self, processor: Any, photographs: Photographs):
         parts = photographs.parts
@@ -109,26 +123,45 @@ class _Validation:
         evaluator = self.evaluator
         classes = evaluator.embed_names(model)
         images = evaluator.embed_concept(model)
-        accuracy = evaluator.forgotten(images[: evaluator.n_forget], classes)["fa5"]
+        left = evaluator.forgotten(images[: evaluator.n_forget], classes)["fa5"]
         risk = estimate_risk(evaluator.margins(images, classes))
-        if accuracy > 0:  # what is kept decides only among those that forget
-            return False, False, -accuracy, -risk
-        kept = embed_images(model, self.processor, evaluator.retain, 250)
-        return True, risk <= RISK, evaluator.retained(kept, classes, ())["ta"], -risk
+        kept = evaluator.retained(embed_images(model, self.processor, evaluator.retain, 250), classes, ())["ta"]
+        return left == 0, left == 0 and risk <= RISK, -round(20 * left) / 20, kept
 
 
 def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: Photographs, seed: int) -> Outcome:
-    parts, look = photographs.parts, _Validation(processor, photographs)
+    look = _Validation(processor, photographs)
     original = copy.deepcopy(model.state_dict())
     best: tuple[tuple, str, dict[str, torch.Tensor], float] | None = None
     started = time.process_time()
-    for setting, marks in _trials(method, model, processor, photographs.concept, parts, seed, original):
-        began = time.process_time()
+    losses = ClipLosses(
+        model,
+        processor,
+        photographs.parts["forget"],
+        photographs.parts["retain"],
+        TEMPLATE.format(photographs.concept),
+        batch_size=len(NAMES) - 1 if method == "SSD" else 64,
+        seed=seed,
+    )
+    importance = _fishers(losses) if method == "SSD" else None
+    shared = time.process_time() - started  # what every setting of it needs
+    for values in itertools.product(*GRIDS[method].values()):
+        settings = dict(zip(GRIDS[method], values))
+        model.load_state_dict(original)
+        losses.random.seed(seed)
+        name = ", ".join(f"{key} {value:g}" for key, value in settings.items() if key not in ("steps", "every"))
+        began, own, idle = time.process_time(), None, 0
+        marks = _dampen(losses, importance, settings) if importance else TRAINERS[method](losses, **settings)
         for mark in marks:
             found = look(model)
+            idle = 0 if own is None or found > own or not found[0] else idle + 1
+            own = found if own is None else max(own, found)
             if best is None or found > best[0]:
                 state = {name: value.clone() for name, value in model.state_dict().items()}
-                best = found, f"{setting}{mark}", state, time.process_time() - began
+                took = shared + time.process_time() - began
+                best = found, f"{name}, step {mark}" if mark else name, state, took
+            if idle == PATIENCE:
+                break
     assert best is not None
     seconds = time.process_time() - started
     model.load_state_dict(best[2])
@@ -136,38 +169,14 @@ def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: 
     return Outcome(model, seconds, best[3], stored, best[1], best[0][0])
 
 
-def _trials(
-    method: str,
-    model: CLIPModel,
-    processor: Any,
-    concept: str,
-    parts: dict[str, Any],
-    seed: int,
-    original: dict[str, torch.Tensor],
-) -> Iterator[tuple[str, Iterator[str]]]:
-    """Yields every setting of a grid, and for each an iterator that changes the model and says when it may be looked at."""
-    importance = None
-    for values in itertools.product(*GRIDS[method].values()):
-        settings = dict(zip(GRIDS[method], values))
-        model.load_state_dict(original)
-        losses = ClipLosses(
-            model,
-            processor,
-            parts["forget"],
-            parts["retain"],
-            TEMPLATE.format(concept),
-            batch_size=4 if method == "SSD" else 64,
-            seed=seed,
-        )
-        name = ", ".join(f"{key} {value:g}" for key, value in settings.items() if key != "epochs")
-        if method == "SSD":
-            if importance is None:
-                importance = [fisher(losses, batches()) for batches in (losses.forget_batches, losses.retain_batches)]
-            yield name, _once(losses, importance, settings)
-        else:
-            yield name, (f", epoch {epoch}" for epoch in TRAINERS[method](losses, **settings))
+def _fishers(losses: ClipLosses) -> list[dict[str, torch.Tensor]]:
+    # a squared mean over a batch shrinks with it, so batches of both sets are alike
+    size = min(losses.batch_size, len(losses.forget_pixels))
+    return [fisher(losses, batches) for batches in (losses.forget_batches(), losses.retain_batches(size))]
 
 
-def _once(losses: ClipLosses, importance: list[dict[str, torch.Tensor]], settings: dict[str, float]) -> Iterator[str]:
+def _dampen(
+    losses: ClipLosses, importance: list[dict[str, torch.Tensor]], settings: dict[str, float]
+) -> Iterator[int]:
     dampen(losses, *importance, **settings)
-    yield ""
+    yield 0

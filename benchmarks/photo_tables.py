@@ -11,22 +11,19 @@ All methods run on one model, on the same photographs, their hyper-parameters ch
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from photo_data import MODEL, OBJECTS, PEOPLE, Score, collect, load_model
-from photo_methods import GRIDS, METHODS, RISK, SLUG, apply
-from tables import RESULTS, Runs, markdown, measured, percent, percents, shares, write
+from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, Score, collect, load_model, mark_of
+from photo_methods import METHODS, SLUG, apply, settings_of
+from photo_report import write_tables
+from tables import Runs, measured
+from train_photo_clip import load_faces, open_objects
 
 
 PATCHES = Path(".cache/photo-patches")
-KINDS = {
-    "people": ("Five people (the paper's Table 1)", PEOPLE),
-    "objects": ("Seven objects (the paper's Table 2)", OBJECTS),
-}
-MEASURES = ("fa1", "fa5", "objects", "people", "near")
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
@@ -34,13 +31,16 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     model, processor = load_model(task["model"])
     photographs = collect(task["concept"], task["seed"])
     score = Score(photographs, "test_", processor, model)
-    before = score(model)
+    embedded = score.embed(model)
+    before = score(model, embedded=embedded)
+    struck = score(model, embedded=embedded, struck=(task["concept"],))
     with measured() as cost:
         outcome = apply(task["method"], model, processor, photographs, task["seed"])
     if task["method"] == "SLUG":
-        outcome.patch.save_pretrained(PATCHES / str(task["seed"]) / task["concept"])
+        save_patch(outcome.patch, task)
     return {
         "before": before,
+        "struck": struck,
         "after": score(outcome.model),
         "n_forget": score.n_forget,
         "n_retain": score.n_retain,
@@ -54,157 +54,47 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[dict[str, Any]], kind: str) -> str:
-    """All methods on one kind of concept: means over concepts and seeds."""
-    lines = []
-    untouched = {(row["concept"], row["seed"]): row["before"] for row in rows}
-    cells = [percents([before[key] for before in untouched.values()]) for key in MEASURES]
-    lines.append(["untouched", *cells, "", "", "", "", ""])
-    for method in METHODS:
-        own = [row for row in rows if row["method"] == method]
-        if not own:
-            continue
-        cells = [_left(own, key) for key in MEASURES[:2]]
-        cells += [percents([row["before"][key] - row["after"][key] for row in own]) for key in MEASURES[2:]]
-        costs = [
-            sum(row[key] for row in own) / len(own) for key in ("seconds", "one_run", "peak_bytes", "stored_bytes")
-        ]
-        done = sum(row["forgotten_on_validation"] for row in own)
-        figures = [f"{costs[0]:.0f}", f"{costs[1]:.0f}", f"{costs[2] / 2**20:.0f}", f"{costs[3] / 1e6:.2f}"]
-        lines.append([method, *cells, f"{done} of {len(own)}", *figures])
-    header = ["", "FA@1 ↓", "FA@5 ↓", "objects", "other people" if kind == "people" else "people", "nearest names"]
-    header += ["forgotten on validation", "s, all tried", "s, chosen", "peak MiB", "MB stored"]
-    return markdown(header, lines)
-
-
-def _left(rows: Sequence[dict[str, Any]], key: str) -> str:
-    return shares([row["after"][key] for row in rows], [row["n_forget"] for row in rows])
-
-
-def by_concept(rows: Sequence[dict[str, Any]]) -> str:
-    """SLUG on every concept."""
-    lines = []
-    own = [row for row in rows if row["method"] == "SLUG"]
-    for concept in dict.fromkeys(row["concept"] for row in own):
-        mine = [row for row in own if row["concept"] == concept]
-        falls = [[row["before"][key] - row["after"][key] for row in mine] for key in MEASURES[2:]]
-        cells = [_left(mine, key) for key in MEASURES[:2]]
-        layers = dict.fromkeys(row["chosen"].replace("_model.encoder.layers", "") for row in mine)
-        lines.append([concept, mine[0]["n_forget"], *cells, *map(percents, falls), "; ".join(layers)])
-    header = ["SLUG", "n", "FA@1", "FA@5", "objects, fall", "people, fall", "nearest, fall", "layers, by seed"]
-    return markdown(header, lines)
-
-
-def compare(rows: Sequence[dict[str, Any]]) -> str:
-    """Says of every other method where it is worse than SLUG, and where it is not."""
-
-    def means(method: str) -> dict[str, float]:
-        own = [row for row in rows if row["method"] == method]
-        result = {key: sum(row["after"][key] for row in own) / len(own) for key in ("fa1", "fa5")}
-        for key in ("objects", "people"):
-            result[key] = sum(row["before"][key] - row["after"][key] for row in own) / len(own)
-        return result
-
-    ours, sentences = means("SLUG"), []
-    names = {"fa1": "FA@1", "fa5": "FA@5", "objects": "fall of objects", "people": "fall of people"}
-    for method in [m for m in METHODS if m != "SLUG" and any(row["method"] == m for row in rows)]:
-        theirs = means(method)
-        parts = []
-        for title, chosen in (
-            ("worse", [k for k in names if theirs[k] > ours[k] + 5e-4]),
-            ("better", [k for k in names if theirs[k] < ours[k] - 5e-4]),
-        ):
-            said = ", ".join(f"{names[k]} {percent(theirs[k])} against {percent(ours[k])}" for k in chosen)
-            parts.append(f"{title} in {said}" if said else f"{title} in nothing")
-        sentences.append(f"- {method}: {'; '.join(parts)}.")
-    return "\n".join(["Beside SLUG (differences under 0.05 points are none):", "", *sentences])
-
-
-def draw(rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Draws every method by what it leaves of the concept and what it costs the rest: the lower left corner is best."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(KINDS), figsize=(10, 4), layout="constrained")
-    for axis, (title, concepts) in zip(axes, KINDS.values()):
-        for method in METHODS:
-            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
-            if own:
-                falls = [
-                    100 * (row["before"][key] - row["after"][key]) for row in own for key in ("people", "objects")
-                ]
-                left = [100 * row["after"]["fa5"] for row in own]
-                point = fmean(falls), fmean(left)
-                axis.plot(*point, "o", markersize=9 if method == "SLUG" else 6)
-                axis.annotate(method, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
-        axis.axvline(0, color="grey", linewidth=0.5)
-        axis.set(title=title, xlabel="fall of what is kept (points)", ylabel="FA@5 (%)")
-        axis.margins(x=0.2, y=0.15)
-    RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / f"{name}.png", dpi=110)
-    pyplot.close(figure)
-
-
-def write_tables(rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Writes every table there are rows for."""
-    parts = ["# Forgetting people and objects of a CLIP on photographs"]
-    for kind, (title, concepts) in KINDS.items():
-        own = [row for row in rows if row["concept"] in concepts]
-        if not any(row["method"] == "SLUG" for row in own):
-            continue
-        seeds = sorted({row["seed"] for row in own})
-        parts += [
-            f"## {title}",
-            f"Concepts: {', '.join(dict.fromkeys(row['concept'] for row in own))}; seeds {seeds}; {own[0]['n_forget']} test photographs of "
-            f"the concept and {own[0]['n_retain']:,} others a run. All in percent, among all fifty names. FA: the share of all runs' "
-            f"photographs [95 % interval by Wilson]. Of what is kept (mean over names, the forgotten one left out) the fall in points, but "
-            f"for the untouched model its accuracy: mean ± half a 95 % interval over runs (seeds share photographs, so it is a little "
-            f"narrow). *Nearest names*: the five that the text tower finds most like the concept.",
-            table(own, kind),
-            by_concept(own),
-            compare(own),
-        ]
-    draw(rows, name)
-    parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
-    grids = "; ".join(
-        f"{title}: {', '.join(f'{k} {list(v)}' for k, v in grid.items())}" for title, grid in GRIDS.items()
-    )
-    parts += [
-        "## How the settings were chosen",
-        f"Of every grid the setting and epoch are taken, per concept and seed, that forget on validation (FA@5 = 0, and by their margins "
-        f"at most {RISK:.0%} of further photographs recognised) and keep most there; where none forgets, the lowest FA@5. SLUG searches "
-        f"layer and step by the same rule. Grids: {grids}. AdamW, batches of 64 of the concept and of one photograph of every other name, all "
-        f"weights but the temperature. *s, all tried* holds the whole grid (SLUG: the whole search), with its validation; seconds are those of "
-        f"the processor, what a run takes on a core of its own.",
-    ]
-    write(name, parts, note="One thread a run.")
+def save_patch(patch: Any, task: dict[str, Any]) -> Path:
+    """Keeps a patch for `photo_stacks.py`, under the mark of the model it was made of; whole or not at all."""
+    folder = PATCHES / mark_of(task["model"]) / str(task["seed"]) / task["concept"]
+    if not folder.is_dir():
+        beside = folder.with_name(f".{folder.name}-{os.getpid()}")
+        patch.save_pretrained(beside)
+        beside.rename(folder)
+    return folder
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
-    parser.add_argument("--concepts", nargs="+", default=[*PEOPLE, *OBJECTS])
+    parser.add_argument("--name", default="photo_tables", help="of the files in benchmarks/results")
+    everything = [*PEOPLE, *OBJECTS, *(name for name in EVERYONE if name not in PEOPLE)]
+    parser.add_argument("--concepts", nargs="+", choices=everything, metavar="NAME", help="default: all of all tables")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     parser.add_argument("--quick", action="store_true", help="one person, one object, one seed, SLUG, GA and SSD")
     args = parser.parse_args()
-    name = "photo_tables"
     if args.quick:
-        name, args.seeds, args.methods = "photo_tables_quick", [0], [*SLUG, "GA", "SSD"]
+        args.name, args.seeds, args.methods = "photo_tables_quick", [0], [*SLUG, "GA", "SSD"]
         args.concepts = [PEOPLE[0], OBJECTS[0]]
-    load_model(args.model)  # before anything long begins
+    load_model(args.model), load_faces(), open_objects("test")  # before anything long begins
+    mark = mark_of(args.model)
     tasks = [
-        {"method": method, "concept": concept, "seed": seed, "model": args.model}
+        {"method": m, "concept": c, "seed": seed, "model": args.model, "weights": mark, "settings": settings_of(m)}
         for seed in args.seeds
-        for method in args.methods
-        for concept in args.concepts
+        for m in args.methods
+        for c in args.concepts or everything
+        if args.concepts or m == "SLUG" or c in (*PEOPLE, *OBJECTS)
     ]
-    runs = Runs(name, ("method", "concept", "seed"))
-    runs.complete(run, tasks, args.workers, after=lambda rows: write_tables(rows, name))
-    write_tables(runs.rows, name)
+    runs = Runs(args.name, ("method", "concept", "seed", "weights", "settings"))
+
+    def write_current(rows: Sequence[dict[str, Any]]) -> None:
+        """Rows of another model, or of settings that have changed since, stay in the file and out of the table."""
+        current = [row for row in rows if (row["weights"], row["settings"]) == (mark, settings_of(row["method"]))]
+        write_tables(current, args.name)
+
+    runs.complete(run, tasks, args.workers, after=write_current)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, stdev
@@ -93,7 +93,7 @@ class _Run:
         self.function = function
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        return {**task, **self.function(task)}
+        return {**task, **self.function(task), "made_with": describe_software()}
 
 
 def _prepare_worker() -> None:
@@ -179,7 +179,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(name: str, parts: Sequence[str], note: str = "", folder: Path | None = None) -> None:
+def write(
+    name: str,
+    parts: Sequence[str],
+    note: str = "",
+    folder: Path | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """
     Writes `<name>.md`, ending with the command and the versions that made it, and `<name>.json` with these for programs (the
     rows themselves, if there are, are in `<name>.jsonl`).
@@ -189,11 +195,20 @@ def write(name: str, parts: Sequence[str], note: str = "", folder: Path | None =
         parts (`Sequence[str]`): Paragraphs and tables.
         note (`str`, *optional*): More to say of how it was made.
         folder (`Path`, *optional*): Where to. Defaults to `benchmarks/results`.
+        rows (`Sequence[dict]`, *optional*): Those of [`Runs`] it was made from; other versions that made some of them are said.
     """
     command = f"python benchmarks/{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
     software, machine = describe_software(), f"{platform.machine()}, {os.cpu_count()} cores"
     versions = ", ".join(f"{package} {version}" for package, version in software.items())
     made = f"Made by `{command}` on {machine}; {versions}. {note}"
+    others = [found for row in rows if (found := row.get("made_with", {})) != software]
+    for found in [own for i, own in enumerate(others) if own not in others[:i]]:
+        different = ", ".join(
+            f"{package} {version}" for package, version in found.items() if software.get(package) != version
+        )
+        made += (
+            f" {others.count(found)} of {len(rows)} runs are older: {different or 'of versions that were not kept'}."
+        )
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
     by = {"command": command, "machine": machine, "software": software, "note": note}

@@ -4,11 +4,14 @@
 import hashlib
 import io
 import json
+import random
+import types
 
 import numpy as np
 import photo_ablations
 import photo_data
 import photo_methods
+import photo_report
 import photo_stacks
 import photo_tables
 import pytest
@@ -23,6 +26,7 @@ from train_photo_clip import FACE_NAMES, NAMES, OBJECT_NAMES
 from transformers import CLIPModel
 
 from hf_slug import UnlearningPatch
+from hf_slug.evaluation import zero_shot_evaluators
 
 
 def draw(label, shot, size):
@@ -61,8 +65,9 @@ def small(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_SLUG_DATA", str(folder))
     monkeypatch.setattr(photo_data, "VALIDATION_OBJECTS", 40)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    for module in (photo_tables, photo_stacks):
+    for module in (photo_report, photo_stacks):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    for module in (photo_tables, photo_stacks):
         monkeypatch.setattr(module, "PATCHES", tmp_path / "patches")
     train_photo_clip.open_objects.cache_clear()
     yield
@@ -121,7 +126,7 @@ def test_people_and_objects_are_scored_apart(folder):
 @pytest.fixture
 def quick(monkeypatch):
     for method, grid in photo_methods.GRIDS.items():
-        chosen = {"lr": (1e-4,), "epochs": (1,), "alpha": (1.0, 10.0), "limit": (1.0,)}
+        chosen = {"lr": (1e-4,), "steps": (2,), "every": (1,), "ratio": (1,), "alpha": (1.0, 10.0), "limit": (1.0,)}
         monkeypatch.setitem(photo_methods.GRIDS, method, {key: chosen[key] for key in grid})
     collect = photo_data.collect
     for module in (photo_tables, photo_stacks, photo_ablations):
@@ -139,7 +144,8 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     assert all(row["seconds"] >= row["one_run"] > 0 and row["stored_bytes"] > 0 for row in rows)
     by_method = {row["method"]: row for row in rows}
     assert by_method["SalUn"]["stored_bytes"] < by_method["GAFT"]["stored_bytes"]
-    patch = UnlearningPatch.from_pretrained(tmp_path / "patches" / "0" / concept)
+    mark = photo_data.mark_of(folder / "model")
+    patch = UnlearningPatch.from_pretrained(tmp_path / "patches" / mark / "0" / concept)
     assert patch.num_bytes == by_method["SLUG"]["stored_bytes"]
     again, processor = photo_data.load_model(model)
     before = snapshot(again)
@@ -149,41 +155,67 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     assert score(again) == pytest.approx(by_method["SLUG"]["after"])
     again.unload_unlearning()
     assert_same(again, before)
-    photo_tables.write_tables(rows, "photo_tables")
+    photo_report.write_tables(rows, "photo_tables")
     text = (tmp_path / "results" / "photo_tables.md").read_text()
     left = [tables.shares([by_method["GA"]["after"][key]], [by_method["GA"]["n_forget"]]) for key in ("fa1", "fa5")]
     assert f"| GA | {' | '.join(left)} |" in text
     assert (tmp_path / "results" / "photo_tables.png").stat().st_size > 5000
-    assert "GAFT: worse in" in text and "Table 2" not in text
+    assert "- GAFT: " in text and "Table 2" not in text and "Chosen at an end of its axis" in text
+    fall = by_method["GA"]["struck"]["people"] - by_method["GA"]["after"]["people"]
+    assert f" {tables.percents([fall])} " in next(line for line in text.splitlines() if line.startswith("| GA |"))
 
 
 @pytest.mark.parametrize(
-    "trials, best",
+    "looks, best, taken",
     [
-        ([(False, False, -0.5, -0.9), (True, False, 0.2, -0.4), (True, True, 0.1, -0.01)], 2),  # forgotten for sure
-        ([(True, True, 0.6, -0.01), (True, True, 0.7, -0.04)], 1),  # among those what keeps most
-        ([(False, False, -0.5, -0.1), (False, False, -0.2, -0.9)], 1),  # where none forgets, the nearest to it
+        ([(False, False, -0.5, 0.9), (True, False, 0, 0.4), (True, True, 0, 0.1)], 3, 3),  # forgotten for sure
+        ([(True, True, 0, 0.6), (True, True, 0, 0.7)], 2, 2),  # among those what keeps most
+        ([(False, False, -0.5, 0.9), (False, False, -0.2, 0.1)], 2, 2),  # where none forgets, the nearest to it
+        ([(True, True, 0, 0.7), *[(True, True, 0, 0.6)] * 3, (True, True, 0, 0.8)], 1, 4),  # no more patience
+        ([*[(False, False, -0.5, 0.6)] * 5, (True, True, 0, 0.5)], 6, 6),  # which what has not forgotten does not need
     ],
 )
-def test_baselines_are_chosen_by_the_rule_that_chooses_slugs_step(monkeypatch, processor, trials, best):
-    seen = iter(trials)
-    monkeypatch.setattr(photo_methods, "_Validation", lambda *_: lambda model: next(seen))
+def test_baselines_are_chosen_by_the_rule_that_chooses_slugs_step(monkeypatch, looks, best, taken):
+    left = iter(looks)
+    monkeypatch.setattr(photo_methods, "_Validation", lambda *_: lambda model: next(left))
+    monkeypatch.setattr(photo_methods, "ClipLosses", lambda *_, **__: types.SimpleNamespace(random=random.Random(0)))
     model = torch.nn.Linear(2, 2)
 
-    def settings(method, model, *rest):
-        def marks():
-            for i in range(len(trials)):
-                with torch.no_grad():
-                    model.weight.fill_(float(i))
-                yield f"{i}"
+    def train(losses, lr, steps, every):
+        for i in range(1, len(looks) + 1):
+            with torch.no_grad():
+                model.weight.fill_(float(i))
+            yield i
 
-        yield "trial ", marks()
+    monkeypatch.setitem(photo_methods.TRAINERS, "FT", train)
+    monkeypatch.setitem(photo_methods.GRIDS, "FT", {"lr": (0.1,), "steps": (9,), "every": (1,)})
+    photographs = photo_data.Photographs("x", {"forget": None, "retain": None})
+    outcome = photo_methods._apply_baseline("FT", model, None, photographs, 0)
+    assert outcome.chosen == f"lr 0.1, step {best}" and bool((model.weight == best).all())
+    assert outcome.forgotten is looks[best - 1][0] and len(list(left)) == len(looks) - taken
 
-    monkeypatch.setattr(photo_methods, "_trials", settings)
-    photographs = photo_data.Photographs("x", {"forget": None})
-    outcome = photo_methods._apply_baseline("FT", model, processor, photographs, 0)
-    assert outcome.chosen == f"trial {best}" and bool((model.weight == best).all())
-    assert outcome.forgotten is trials[best][0]
+
+def test_what_chooses_is_what_the_search_goes_by(folder):
+    model, processor = photo_data.load_model(folder / "model")
+    photographs = photo_data.collect(FACE_NAMES[3], 0, objects=12, test_objects=60)
+    parts = photographs.parts
+    look = photo_methods._Validation(processor, photographs)
+    usual, _ = zero_shot_evaluators(model, processor, parts, photographs.concept, NAMES, ["a photo of {}"], None, 64)
+    assert prints(look.evaluator.forget) == prints(parts["validation_forget"]) == prints(usual.forget)
+    assert prints(look.evaluator.seen) == prints(usual.seen) and look.evaluator.k == usual.k == 5
+    forgets, is_safe, left, kept = look(model)
+    measured = usual(model)
+    assert left == -round(20 * measured["fa5"]) / 20 and kept == pytest.approx(measured["ta"])
+    assert forgets is (measured["fa5"] == 0) and (forgets or not is_safe)
+
+
+def test_a_name_that_is_struck_is_never_taken_for_another(folder):
+    model, processor = photo_data.load_model(folder / "model")
+    score = photo_data.Score(photo_data.collect(OBJECT_NAMES[4], 0, 12, 60), "test_", processor, model)
+    plain, struck = score(model), score(model, struck=(OBJECT_NAMES[4],))
+    assert all(struck[key] >= plain[key] for key in ("people", "objects"))  # a rival fewer
+    everyone = score(model, struck=NAMES[:-1])  # the last name alone is left
+    assert everyone["people"] == 0 and everyone["objects"] == pytest.approx(1 / 9)
 
 
 @pytest.mark.slow
@@ -215,7 +247,7 @@ def test_every_ablation_runs_and_leaves_the_model_as_it_was(folder, quick):
 
 @pytest.mark.slow
 def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(photo_stacks, "PEOPLE", photo_data.PEOPLE[:2])
+    monkeypatch.setattr(photo_stacks, "STACKED", photo_data.STACKED[:2])
     model = str(folder / "model")
     tasks = [
         {"count": n, "weights": weights, "seed": 0, "model": model}
@@ -224,7 +256,7 @@ def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
     ]
     rows = [task | photo_stacks.run(task) for task in tasks]
     assert set(rows[0]["fitted"].values()) == {1.0} and set(rows[1]["fitted"].values()) != {1.0}
-    assert [list(row["fa"]) for row in rows] == [list(photo_data.PEOPLE[: task["count"]]) for task in tasks]
+    assert [list(row["fa"]) for row in rows] == [list(photo_data.STACKED[: task["count"]]) for task in tasks]
     assert rows[3]["cosines"][0] != rows[3]["cosines"][1] and len(rows[3]["cosines"][1]) == 2
     photo_stacks.write_table(rows)
     assert (tmp_path / "results" / "photo_stacks.png").stat().st_size > 5000

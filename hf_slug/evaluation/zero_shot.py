@@ -135,10 +135,12 @@ class ZeroShotEvaluator:
         ta = sum(by_name.values()) / len(by_name)
         return {"ta": ta, "ta_neighbors": sum(near) / len(near) if near else ta}
 
-    def accuracies(self, images: torch.Tensor, classes: torch.Tensor) -> dict[int, float]:
-        """Returns the accuracy of embedded retain images by name (its index); 0 where scores are not finite."""
+    def accuracies(self, images: torch.Tensor, classes: torch.Tensor, struck: Sequence[int] = ()) -> dict[int, float]:
+        """Returns the accuracy of embedded retain images by name (its index), some names struck; 0 where scores are not finite."""
         scores = normalize(images) @ classes.T
-        right = (scores.argmax(1).cpu() == self.labels).double() * float(torch.isfinite(scores).all())
+        finite = bool(torch.isfinite(scores).all())
+        scores[:, list(struck)] = -torch.inf
+        right = (scores.argmax(1).cpu() == self.labels).double() * float(finite)
         return {int(own): float(right[self.labels == own].mean()) for own in self.labels.unique()}
 
     def neighbors(self, classes: torch.Tensor, count: int = 5) -> list[int]:
