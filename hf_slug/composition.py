@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from .arithmetic import weighted_sum
-from .errors import WrongBaseError
+from .errors import UnsupportedModelError, WrongBaseError
 from .evaluation import ZeroShotEvaluator
-from .hosts import delete_unlearning, load_unlearning
+from .hosts import delete_unlearning, get_list_unlearning, load_unlearning
 from .patch import UnlearningPatch
 from .tuner import SlugConfig
 
@@ -167,7 +167,18 @@ def _input_overlap(first: torch.Tensor, second: torch.Tensor) -> float:
 def stacked(
     model: Any, patches: Mapping[str, UnlearningPatch], weights: Mapping[str, float]
 ) -> Iterator[dict[str, str]]:
-    """Loads patches for as long as the context is open; gives the adapter that each is loaded as."""
+    """
+    Loads patches for as long as the context is open; gives the adapter that each is loaded as.
+
+    Raises:
+        UnsupportedModelError: If the model has patches of its own, which would be measured, too.
+    """
+    own = list(dict.fromkeys(name for names in get_list_unlearning(model).values() for name in names))
+    if own:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has the unlearning patches {', '.join(own)}, and a stack is measured on the original weights. Call "
+            f"`unload_unlearning()` first, or load the model again."
+        )
     adapters: dict[str, str] = {}
     try:
         for name, patch in patches.items():
@@ -195,8 +206,13 @@ def measure_stack(
 
     Returns:
         `dict`: `{name: {"untouched" | "alone" | "stacked": metrics, "n_forget", "n_retain"}}`.
+
+    Raises:
+        UnsupportedModelError: If the model has patches of its own.
     """
     factor = dict(zip(patches, weights, strict=True))
+    with stacked(model, {}, {}):  # refuses before anything is measured
+        pass
     near = {name: evaluator.find_neighbors(model) for name, evaluator in evaluators.items()}
     found: dict[str, Any] = {
         name: {

@@ -22,6 +22,7 @@ _ROUNDS, _STILL = 6, 0.05  # a round that moves none further is the last
 # What is too weak is raised to the allowed risk, as more costs what is kept; what is too strong is lowered to a fifth of it, as at
 # all of it one image in twenty comes back. On five people no other table reports, stacks forgot more by this and lost less.
 _SPARE = 0.2
+_ENOUGH = 5  # images of a concept
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,20 @@ class JointWeights:
 
     Args:
         weights (`dict[str, float]`): How much of each patch, by its name.
+        allowed (`float`): The risk that was allowed.
         risks (`dict[str, float]`): For each, the risk in the stack that a further image of its concept is recognised.
         unfitted (`dict[str, float]`): The same at weight 1 for all.
     """
 
     weights: dict[str, float]
+    allowed: float
     risks: dict[str, float]
     unfitted: dict[str, float]
+
+    @property
+    def failed(self) -> list[str]:
+        """The patches whose concept is not forgotten in the stack."""
+        return [name for name, risk in self.risks.items() if risk > self.allowed]
 
 
 def fit_weights(
@@ -66,16 +74,21 @@ def fit_weights(
         [`JointWeights`]: A concept that no weight up to 2 forgets keeps the weight of the least risk, with a warning.
 
     Raises:
-        ValueError: If a patch has no evaluator, or an evaluator no image of its concept.
+        ValueError: If an evaluator is missing, or has under five images of its concept: too few to say what a further one would do.
+        UnsupportedModelError: If the model has patches of its own.
     """
+    seeing = any("vision" in patch.modules_by_tower for patch in patches.values())
     for name in patches:
-        if name not in evaluators or not evaluators[name].n_forget:
+        own = evaluators.get(name)
+        count = 0 if own is None else own.n_forget + (0 if seeing else len(own.seen))
+        if count < _ENOUGH:
             raise ValueError(
-                f"There are no images of the concept of {name!r} to fit its weight by. Give some of each."
+                f"Found {count} images of the concept of {name!r} to fit its weight by. Give at least {_ENOUGH} of each concept: fewer "
+                f"don't say what a further one would do."
             )
     weights = dict.fromkeys(patches, 1.0)
     with stacked(model, patches, weights) as adapters:
-        measure = _Risks(model, patches, evaluators)
+        measure = _Risks(model, evaluators, seeing)
 
         def risk_at(name: str, weight: float) -> float:
             weights[name] = weight
@@ -111,23 +124,20 @@ def fit_weights(
             if still and max(risks.values()) <= risk:
                 break
         progress.close()
-    for name, left in risks.items():
-        if left > risk:
-            logger.warning(
-                f"In this stack {name!r} stays at an estimated risk of {left:.1%} (wanted: {risk:.0%}) that a further image of its "
-                f"concept is recognised, at a weight of {weights[name]:.2f}. Leave out a patch that shares its layer, or search it again."
-            )
-    return JointWeights(weights, risks, unfitted)
+    found = JointWeights(weights, risk, risks, unfitted)
+    for name in found.failed:
+        logger.warning(
+            f"In this stack {name!r} stays at an estimated risk of {risks[name]:.1%} (wanted: {risk:.0%}) that a further image of its "
+            f"concept is recognised, at a weight of {weights[name]:.2f}. Leave out a patch that shares its layer, or search it again."
+        )
+    return found
 
 
 class _Risks:
     """The risk of each concept under the patches as they are loaded; images are embedded once where no patch changes that."""
 
-    def __init__(
-        self, model: Any, patches: Mapping[str, UnlearningPatch], evaluators: Mapping[str, ZeroShotEvaluator]
-    ):
-        self.model, self.evaluators = model, evaluators
-        self.seeing = any("vision" in patch.modules_by_tower for patch in patches.values())
+    def __init__(self, model: Any, evaluators: Mapping[str, ZeroShotEvaluator], seeing: bool):
+        self.model, self.evaluators, self.seeing = model, evaluators, seeing
         self._embedded: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str) -> float:

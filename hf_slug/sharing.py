@@ -3,6 +3,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,15 +109,16 @@ def run_compose(args: argparse.Namespace) -> int:
         weights = list(fitted.weights.values())
     composed = compose_patches(patches, weights)
     if fitted is not None:
-        composed.report["joint_weights"] = asdict(fitted)
+        composed.report |= {"joint_weights": asdict(fitted), "succeeded": not fitted.failed}
     measured = {}
     if "--forget" in by_flag:
         measured = measure_stack(model, patches, weights or [1.0] * len(patches), by_flag["--forget"])
         composed.report["stacked"] = measured
     composed.save_pretrained(args.output)
+    failed = [] if fitted is None else fitted.failed
     if args.json:
         print(json.dumps(composed.report, indent=2))
-        return 0
+        return 1 if failed else 0
     rows = [
         [f"{pair['first']} + {pair['second']}", ", ".join(pair["shared"]) or "none", f"{pair['overall']:+.3f}"]
         for pair in composed.report["interference"]
@@ -139,7 +141,9 @@ def run_compose(args: argparse.Namespace) -> int:
         ]
         print(format_table(header, lines) + "\n")
     print(f"Saved: {args.output} ({len(composed.modules)} layers, {composed.num_bytes:,} bytes)")
-    return 0
+    if failed:
+        print(f"NOT forgotten together at any weight up to 2: {', '.join(failed)}.")
+    return 1 if failed else 0
 
 
 def _load_evaluators(args: argparse.Namespace, patches: dict[str, Any]) -> tuple[Any, dict[str, dict[str, Any]]]:
@@ -198,16 +202,28 @@ def _load_evaluators(args: argparse.Namespace, patches: dict[str, Any]) -> tuple
     concepts = [str(patch.config.concept) for patch in patches.values()]
     gone = {concept.casefold() for concept in concepts}
     retain = retain.subset([i for i, pair in enumerate(retain) if name_of(pair, templates).casefold() not in gone])
-    names = read_names(args.names) if args.names else list(collect_names([retain], templates))
+    names = read_names(args.names) if args.names else _names_of(metrics) or list(collect_names([retain], templates))
     names += [concept for concept in concepts if concept.casefold() not in {name.casefold() for name in names}]
 
+    targets = {(patch.report.get("target") or {}).get("metric") for patch in patches.values()}
+    k = {"fa1": 1, "fa5": 5}.get(str(targets.pop())) if len(targets) == 1 else None
     return model, {
         flag: {
-            source: ZeroShotEvaluator(processor, own, retain, concept, names, templates, batch_size=args.batch_size)
+            source: ZeroShotEvaluator(processor, own, retain, concept, names, templates, k, args.batch_size)
             for source, concept, own in zip(patches, concepts, sets, strict=True)
         }
         for flag, sets in pairs.items()
     }
+
+
+def _names_of(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names that all patches were searched and reported among; a concept is easily forgotten among fewer."""
+    known = [list(found["names"]) for found in metrics if found.get("names")]
+    if any({name.casefold() for name in names} != {name.casefold() for name in known[0]} for names in known):
+        raise ValueError(
+            "The patches were searched among different names. Say with --names FILE among which they are measured."
+        )
+    return known[0] if known else []
 
 
 def run_export(args: argparse.Namespace) -> int:

@@ -11,7 +11,8 @@ from conftest import assert_same, snapshot
 
 from hf_slug import UnlearningPatch, fit_weights, load_pairs, set_unlearning, unlearn, zoo
 from hf_slug.cli import main
-from hf_slug.composition import compose_patches, stacked
+from hf_slug.composition import compose_patches, measure_stack, stacked
+from hf_slug.errors import UnsupportedModelError
 from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk
 from hf_slug.inputs import embed_images
 
@@ -29,7 +30,7 @@ def searched():
         settings = {"names": zoo.data.DIGITS, "template": "a {}", "tower": "text", "steps": 6}
         result = unlearn(model, processor, load_pairs(forget), load_pairs(retain), concept=concept, **settings)
         patches[concept] = result.patch
-        forget, retain = zoo.concept_pairs(concept, "test", 0, limit_per_digit=4)
+        forget, retain = zoo.concept_pairs(concept, "test", 0, limit_per_digit=5)
         evaluators[concept] = ZeroShotEvaluator(
             processor,
             load_pairs(forget),
@@ -102,12 +103,36 @@ def test_photographs_are_embedded_anew_under_a_patch_of_the_vision_tower(searche
     assert found.risks["seven"] == pytest.approx(1.0 if recognised else estimate_risk(expected), abs=1e-9)
 
 
-def test_every_patch_needs_images(searched):
+@pytest.mark.parametrize("kept, count", [(0, 0), (4, 4)])
+def test_few_images_say_nothing_of_a_further_one(searched, kept, count):
     model, patches, evaluators = searched
+    own = evaluators["two"]
+    few = ZeroShotEvaluator(own.processor, own.forget.subset(range(kept)), own.retain, "two", zoo.data.DIGITS, "a {}")
     before = snapshot(model)
-    with pytest.raises(ValueError, match="no images of the concept of 'two'"):
-        fit_weights(model, patches, {"seven": evaluators["seven"]})
-    assert_same(model, before) and not model.get_list_unlearning()
+    for some in ({"seven": evaluators["seven"]}, evaluators | {"two": few}):
+        with pytest.raises(ValueError, match=r"Found \d images of the concept of 'two' .* at least 5"):
+            fit_weights(model, patches, some)
+    assert_same(model, before)
+    assert not any(model.get_list_unlearning().values())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_model_with_patches_of_its_own_is_refused_and_left_alone(searched, enabled):
+    _, patches, evaluators = searched
+    model, _ = zoo.load_clip()
+    model.load_unlearning(make_patch(model, (FC1,)), "mine", weight=0.5)
+    if not enabled:
+        model.disable_unlearning()
+    before = snapshot(model)
+    for measure in (
+        lambda: fit_weights(model, patches, evaluators),
+        lambda: measure_stack(model, patches, [1.0, 1.0], evaluators),
+    ):
+        with pytest.raises(UnsupportedModelError, match="has the unlearning patches mine.*unload_unlearning"):
+            measure()
+    assert_same(model, before)
+    assert model.get_list_unlearning()["text_model"] == ["mine"]
+    assert model.get_active_unlearning() == (["mine"] if enabled else [])
 
 
 def test_the_command_fits_them(searched, tmp_path, capsys):
@@ -118,7 +143,7 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     arguments = ["compose", *folders, "--model", str(zoo.CLIP_FOLDER), "--template", "a {}"]
     for flag, split in (("--validation-forget", "validation"), ("--forget", "test")):
         for concept in CONCEPTS:
-            pairs, retain = zoo.concept_pairs(concept, split, 0, limit_per_digit=3)
+            pairs, retain = zoo.concept_pairs(concept, split, 0, limit_per_digit=5)
             arguments += [flag, write_pairs(tmp_path / f"{concept} {split}", pairs)]
     arguments += ["--retain", write_pairs(tmp_path / "retain", retain), "--output", str(tmp_path / "both")]
     assert main(arguments) == 0
@@ -128,6 +153,13 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     assert [part["weight"] for part in report["composed_of"]] == list(fitted["weights"].values())
     assert max(fitted["risks"].values()) <= 0.05 and all(found["stacked"] for found in report["stacked"].values())
     assert "fitted to each other" in (tmp_path / "both" / "README.md").read_text()
+    push = ["push", str(tmp_path / "weak"), "mira/both"]
+    weak = compose_patches({"seven": patches["seven"]}, [1e-6])
+    weak.save_pretrained(tmp_path / "seven")  # in its place a patch that no weight makes strong enough
+    assert main([*arguments[:-1], str(tmp_path / "weak")]) == 1
+    assert f"NOT forgotten together at any weight up to 2: {folders[0]}" in capsys.readouterr().out
+    assert "not every concept is forgotten together" in (tmp_path / "weak" / "README.md").read_text()
+    assert main(push) == 2 and "did not make the model forget" in capsys.readouterr().err
     same = [argument.replace(" test", " validation") for argument in arguments]
     assert main([*same[:-1], str(tmp_path / "none")]) == 2
     assert "also in --validation-forget" in capsys.readouterr().err and not (tmp_path / "none").exists()
