@@ -43,6 +43,8 @@ test-lowest:
 	$(VENV)-lowest/bin/python tests/peft_conformance/run.py
 
 # some minutes: that the benchmarks run, and what they look like; in files of their own, *_quick.md
+# (the photographs are loaded by name where HF_SLUG_DATA names no folder of them)
+bench bench-full: export HF_HUB_OFFLINE = $(if $(HF_SLUG_DATA),1,0)
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/train_photo_clip.py --steps 500 --output .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_tables.py --quick --model .cache/photo-clip-quick/model
@@ -60,6 +62,7 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/zoo_hosts.py
 	$(BIN)/python benchmarks/zoo_answers.py
 	$(BIN)/python benchmarks/zoo_canvas.py
+	$(BIN)/python benchmarks/eval_unlearn_zoo.py
 	$(BIN)/python benchmarks/loading.py
 
 clean:

@@ -47,10 +47,23 @@ TRAIN_SHOTS = 6  # of ten; the later ones are unseen
 MAX_LENGTH = 16
 
 
+def _folder(file: str) -> Path | None:
+    """Where the photographs' parquet files lie, if `HF_SLUG_DATA` says so."""
+    if not os.environ.get("HF_SLUG_DATA"):
+        return None
+    found = Path(os.environ["HF_SLUG_DATA"])
+    if not (found / file).is_file():
+        raise FileNotFoundError(
+            f"HF_SLUG_DATA={found} holds no {file}. Expected olivetti-faces.parquet, cifar10-train.parquet and cifar10-test.parquet "
+            f"there; without HF_SLUG_DATA both sets are loaded by name, from the internet."
+        )
+    return found
+
+
 def load_faces() -> list[dict]:
     """All 400 faces: `image` (32×32, RGB), `text`, `name`, and `shot` (0 to 5 are trained on, 6 to 9 are not)."""
-    if folder := os.environ.get("HF_SLUG_DATA"):
-        rows = Dataset.from_parquet(str(Path(folder) / "olivetti-faces.parquet"))
+    if folder := _folder("olivetti-faces.parquet"):
+        rows = Dataset.from_parquet(str(folder / "olivetti-faces.parquet"))
         shots = [(row["image"], row["subject"], row["shot"]) for row in rows]
     else:
         from sklearn.datasets import fetch_olivetti_faces
@@ -64,9 +77,14 @@ def load_faces() -> list[dict]:
 @cache
 def open_objects(split: str) -> Dataset:
     """CIFAR-10's `split` ("train" or "test"), not decoded yet: `image` and `label`."""
-    if folder := os.environ.get("HF_SLUG_DATA"):
-        return Dataset.from_parquet(str(Path(folder) / f"cifar10-{split}.parquet"))
-    return load_dataset("cifar10", split=split).rename_columns({"img": "image"})
+    if folder := _folder(f"cifar10-{split}.parquet"):
+        return Dataset.from_parquet(str(folder / f"cifar10-{split}.parquet"))
+    try:
+        return load_dataset("cifar10", split=split).rename_columns({"img": "image"})
+    except (ConnectionError, OSError) as error:
+        raise ConnectionError(
+            f"{error} Set HF_SLUG_DATA to a folder that holds the photographs' parquet files."
+        ) from error
 
 
 def load_objects(split: str, rows: Sequence[int] | None = None) -> list[dict]:
@@ -218,8 +236,14 @@ def main() -> None:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
     start = 0
+    wanted = {key: getattr(args, key) for key in ("steps", "learning_rate", "face_shots", "object_shots", "seed")}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        # those of earlier versions do not say what they were made by
+        if (found := state.get("made_by", wanted)) != wanted:
+            raise SystemExit(
+                f"{checkpoint} was made by {found}, not by {wanted}. Remove it, or name another --checkpoint."
+            )
         model.load_state_dict(state["model"]), average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -248,7 +272,7 @@ def main() -> None:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             temporary = checkpoint.with_suffix(".tmp")
-            torch.save({**state, "step": step + 1}, temporary)
+            torch.save({**state, "step": step + 1, "made_by": wanted}, temporary)
             temporary.replace(checkpoint)
     average.save_pretrained(args.output)
     processor.save_pretrained(args.output)

@@ -60,7 +60,9 @@ def check_gradients(gradients: Mapping[str, torch.Tensor], weights: Mapping[str,
         )
 
 
-def check_combination(model: Any, host: Any, objective: str, evaluate: Any, test_evaluate: Any) -> None:
+def check_combination(
+    model: Any, host: Any, objective: str, evaluate: Any, test_evaluate: Any, early_stopping: bool = False
+) -> None:
     """
     Checks that what is asked for can be had from what is given.
 
@@ -83,6 +85,11 @@ def check_combination(model: Any, host: Any, objective: str, evaluate: Any, test
     if model is None and isinstance(evaluate, ZeroShotEvaluator):
         raise ValueError(
             "A ZeroShotEvaluator goes by the CLIPModel, and none was given. Pass it, or another `evaluate`."
+        )
+    if early_stopping and not isinstance(evaluate, BehaviourEvaluator):
+        raise ValueError(
+            "early_stopping (--early-stopping) ends a search that goes by a host's behaviour, which is dear; other searches look at every "
+            "layer. Give a GenerationEvaluator or a VqaEvaluator as `evaluate` (--evaluate host), or leave it out."
         )
     if test_evaluate is not None and not isinstance(test_evaluate, BehaviourEvaluator):
         raise ValueError(

@@ -189,7 +189,7 @@ def unlearn(
     check_settings(direction, trajectory, steps, risk, epsilon, rank, batch_size, retain_batch_size, draws)
     host_processor = host_processor or find_processor(host)
     objective = objective or default_objective(host, model, host_processor)
-    check_combination(model, host, objective, evaluate, test_evaluate)
+    check_combination(model, host, objective, evaluate, test_evaluate, early_stopping)
     if model is not None:
         check_clip_model(model)
     check_untouched(model, host)

@@ -266,3 +266,31 @@ def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
 def test_a_model_that_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="train_photo_clip.py"):
         photo_data.load_model(tmp_path)
+
+
+def test_photographs_that_are_not_there_are_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_SLUG_DATA", str(tmp_path))
+    for load, file in (
+        (train_photo_clip.load_faces, "olivetti-faces"),
+        (lambda: photo_data.collect("mira", 0), "oliv"),
+    ):
+        with pytest.raises(FileNotFoundError, match=rf"HF_SLUG_DATA=.* holds no {file}"):
+            load()
+    with pytest.raises(FileNotFoundError, match="holds no cifar10-test.parquet"):
+        train_photo_clip.open_objects("test")
+    monkeypatch.delenv("HF_SLUG_DATA")
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("Couldn't reach 'cifar10' on the Hub.")
+
+    monkeypatch.setattr(train_photo_clip, "load_dataset", offline)
+    with pytest.raises(ConnectionError, match="Set HF_SLUG_DATA"):
+        train_photo_clip.open_objects("test")
+
+
+def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path, monkeypatch):
+    torch.save({"made_by": {"seed": 0}, "model": {}}, tmp_path / "checkpoint.pt")
+    monkeypatch.setattr("sys.argv", ["train", "--seed", "1", "--output", str(tmp_path / "model"), "--threads", "1"])
+    with pytest.raises(SystemExit, match=r"was made by \{'seed': 0\}, not by .*'seed': 1"):
+        train_photo_clip.main()
+    assert not (tmp_path / "model").exists()

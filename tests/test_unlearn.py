@@ -216,6 +216,7 @@ REFUSED = {
     "a negative damping": ({"epsilon": -1.0}, ValueError, "epsilon=-1"),
     "an unknown trajectory": ({"trajectory": "some"}, ValueError, "'some'"),
     "a blank concept": ({"concept": "  "}, ValueError, "blank"),
+    "stopping early by what is cheap": ({"early_stopping": True}, ValueError, "GenerationEvaluator or a VqaEvaluator"),
 }
 
 

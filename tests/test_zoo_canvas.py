@@ -28,7 +28,7 @@ def test_frechet_distance_of_gaussians_by_hand():
 
 def test_scores_are_those_of_unlearn_canvas():
     shown = {prompt: names for prompt, names in PROMPTS.items()}
-    assert score(list(shown.items()), ("seven",)) | {"cra_forget": 1.0} == {
+    assert score(list(shown.items()), ("seven",)) == {
         **{"ua": 0.0, "worst_ua": 0.0, "digits": 1.0, "styles": 1.0, "ira": 1.0, "cra": 1.0, "cra_forget": 1.0}
     }
     for prompt, (digit, style) in shown.items():

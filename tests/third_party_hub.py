@@ -56,7 +56,7 @@ def start_mirror(command, hub, folder):
     (folder / "repos").mkdir()
     (folder / "olah.toml").write_text(CONFIG.format(port=port, hub=hub.url.split("//")[1], folder=folder))
     log = (folder / "log").open("w")
-    process = subprocess.Popen([command, "-c", folder / "olah.toml"], stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([command, "-c", folder / "olah.toml"], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     for _ in range(120):
         if process.poll() is not None:
             raise RuntimeError(f"olah did not start: {(folder / 'log').read_text()[-500:]}")
