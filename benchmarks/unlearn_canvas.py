@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from canvas.classifiers import load_judge
+from canvas.classifiers import load_judge, mark_of
 from canvas.dataset import Dataset
 from canvas.forgetting import Budget, make_patch, searched_seeds
 from canvas.metrics import Answer, frechet_distance, score
@@ -83,6 +83,11 @@ class Benchmark:
             file = self.args.output / concept / "row.json"
             if not file.exists():
                 _write_whole(file, self.forget(concept))
+            row = json.loads(file.read_text(encoding="utf-8"))
+            if (
+                row["fid"] is None and (fid := self.distance(concept)) is not None
+            ):  # torchmetrics has been installed since
+                _write_whole(file, {**row, "fid": fid})
             self.write_table(untouched)
         return self.write_table(untouched)
 
@@ -114,16 +119,22 @@ class Benchmark:
         finally:
             unload_unlearning(self.pipe)
         cost = patch.report["cost"]
-        drawn = [folder / "pictures" / picture_file(a.cell, a.seed) for a in answers if concept not in a.cell]
         return {
             "concept": concept,
             **score(answers, concept, self.canvas),
-            "fid": frechet_distance(self.dataset.reference(concept), drawn, args.device),
+            "fid": self.distance(concept),
             "reached": patch.report["target"]["reached_on_validation"],
             "seconds": cost["gradient_s"] + cost["search_s"],
             "peak_bytes": cost["peak_memory_bytes"],
             "stored_bytes": sum(file.stat().st_size for file in (folder / "patch").rglob("*") if file.is_file()),
         }
+
+    def distance(self, concept: str) -> float | None:
+        """FID of the pictures that were drawn under a patch, but for those of the concept's prompts."""
+        folder = self.args.output / concept / "pictures"
+        cells = [cell for cell in self.canvas.cells if concept not in cell]
+        drawn = [folder / picture_file(cell, seed) for cell in cells for seed in self.args.seeds]
+        return frechet_distance(self.dataset.reference(concept), drawn, self.args.device)
 
     def judged(self, model: str) -> list[Answer]:
         """Draws the grid with the pipeline as it is now, but for pictures that are there, and has all of it judged."""
@@ -146,6 +157,7 @@ class Benchmark:
         """Pictures of one setting must not be counted with those of another."""
         args, file = self.args, self.args.output / "settings.json"
         now = json.loads(json.dumps({name: getattr(args, name) for name in SETTINGS}))
+        now |= {"data": self.dataset.mark, "classifiers": mark_of(args.classifiers)}  # wherever they lie
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
             other = [name for name in now if now[name] != before.get(name)]

@@ -417,6 +417,21 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
     (output / "seven" / "row.json").write_text(json.dumps(other))
     assert [row["concept"] for row in unlearn_canvas.main(options(data, output))] == ["neon", "seven"]
     assert "## Objects (1 of 3)" in (output / "unlearn_canvas.md").read_text() and drawn == []
+    # FID, where what it needs is installed afterwards, is that of the pictures that are there
+    asked_for = []
+
+    def distance(real, drawn, device):
+        asked_for.append(sorted(path.name for path in drawn))
+        return 12.5
+
+    monkeypatch.setattr(unlearn_canvas, "frechet_distance", distance)
+    unlearn_canvas.main(options(data, output))
+    assert json.loads((output / "neon" / "row.json").read_text())["fid"] == 12.5 and drawn == []
+    assert asked_for[0] == sorted(name for name in files if not name.startswith("neon"))
+    monkeypatch.setattr(unlearn_canvas, "mark_of", lambda folder: "other classifiers")
+    with pytest.raises(ValueError, match="another --classifiers"):
+        unlearn_canvas.main(options(data, output))
+    monkeypatch.undo()
     # pictures of other settings are not mixed in
     with pytest.raises(ValueError, match=r"another --steps \(8, now 9\); --guidance \(3.0, now 4.0\)\. Give"):
         unlearn_canvas.main(options(data, output, steps=9, guidance=4.0))

@@ -8,6 +8,7 @@ The authors' checkpoints, by `machine_unlearning/evaluation/quantitative/accurac
 "Difference between the ckpts?").
 """
 
+import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,6 +134,17 @@ def load_judge(folder: Path, canvas: Canvas, device: str) -> CanvasJudge:
             f"(their `cls_model` folder) under these names, or image classifiers of transformers in `style` and `object`."
         )
     return CanvasJudge(*(VitJudge(folder / FILES[kind], names, device) for kind, names in kinds.items()))
+
+
+def mark_of(folder: Path) -> str:
+    """A mark of the weights of a folder of classifiers: rows that other ones have judged can't be compared."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".safetensors", ".bin")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as opened:
+            while part := opened.read(2**24):
+                digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _transformers(folder: Path, names: Sequence[str], device: str) -> ClassifierJudge:

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The data set in its published layout, `<style>/<object>/<n>.jpg`, and the forget and retain sets taken from it."""
 
+import hashlib
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +37,12 @@ class Dataset:
                 f"{len(empty)} of {len(self.files)} folders of {folder} hold no pictures 1.jpg, 2.jpg, …: {_some(empty)}. Unpack the "
                 f"data set again, or leave what is missing out of --styles and --objects."
             )
+
+    @property
+    def mark(self) -> str:
+        """A mark of the pictures, by their names and sizes: rows that were made from others can't be compared."""
+        told = [(cell, file.name, file.stat().st_size) for cell, files in self.files.items() for file in files]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def pairs(self, concept: str, shown: bool, limit: int) -> Pairs:
         """

@@ -5,8 +5,9 @@ The protocol of UnlearnCanvas (Zhang et al., arXiv 2402.11846), from the authors
 - Names, and their order in the classifiers' heads: `machine_unlearning/evaluation/constants/const.py`. Sixty styles are published;
   the benchmark, its checkpoints (`style50`) and classifiers use these fifty, and the photographs as a 51st.
 - Prompts, seeds, 100 steps, guidance 9, 512 pixels, and the names of the pictures' files:
-  `machine_unlearning/evaluation/sampling_unlearned_models/*.py`. All prompts of a seed start from the same noise, drawn on the CPU
-  (`uce.py`). Most of these scripts sample by DDIM with eta 0 (`salun.py`); so does this.
+  `machine_unlearning/evaluation/sampling_unlearned_models/*.py`. The scripts differ in two things, and this takes one
+  of each: all prompts of a seed start from the same noise, drawn on the CPU, as in `uce.py` (which samples by LMS), and pictures are sampled
+  by DDIM with eta 0, as in `salun.py` and `esd.py` (which seed once and draw on, so that prompts differ).
 - All of these ask for "Seed Images style", while the model was trained on "photo style" (`diffusion_model_finetuning/dataset_preparation.py`).
   So do we, and what that costs is seen beside the untouched model.
 - One model for each of the fifty styles and twenty objects, never for the photographs: `machine_unlearning/README.md`.
