@@ -74,7 +74,9 @@ class Runs:
         if left:
             self.path.parent.mkdir(exist_ok=True)
             os.environ |= {name: "1" for name in _QUIET}
-            context = multiprocessing.get_context("spawn")
+            # forked off one that has imported what this one has (several seconds each time, else), before it has any thread
+            known = multiprocessing.get_all_start_methods()
+            context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
             with context.Pool(workers, _prepare_worker, maxtasksperchild=1) as pool:
                 made = pool.imap_unordered(_Run(function), left, chunksize=1)
                 for row in tqdm(made, total=len(left), desc=self.path.stem):
