@@ -4,7 +4,7 @@ The paper's table of a vision-language model, on the zoo's LLaVA: what it still 
 
     python benchmarks/zoo_answers.py      # about an hour on two cores; goes on where it was stopped
 
-Digits and styles are forgotten with both objectives; each is asked for in wordings that neither the models nor a search have seen, about
+Digits and styles are forgotten with both objectives, and by the paper's direction; each is asked for in wordings that neither the models nor a search have seen, about
 handwriting that neither has seen. Writes `benchmarks/results/zoo_answers.md`.
 """
 
@@ -20,20 +20,24 @@ from hf_slug.zoo.data import DIGITS
 from hf_slug.zoo.unlearning import answer_evaluator
 
 
-CONCEPTS = ("two", "five", "eight", "neon", "gold")
-OBJECTIVES = ("host", "clip")
+CONCEPTS = ("two", "eight", "neon", "gold")
+VARIANTS = {  # what the table calls it, and how `unlearn` does
+    'SLUG, objective="host"': {"objective": "host"},
+    'SLUG, objective="clip"': {"objective": "clip"},
+    'SLUG, objective="host", plain gradient': {"objective": "host", "direction": "gradient"},
+}
 MEASURES = {"fa1": "still named ↓", "ira": "the same kind", "cra": "the other kind"}
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """One concept, one objective, one seed."""
+    """One concept, one way, one seed."""
     concept, seed = task["concept"], task["seed"]
     llava, _ = zoo.load_llava()
     evaluator = answer_evaluator(concept, "test", seed)
     before = evaluator(llava)
     quick = answer_evaluator(concept, "test", seed, 90)  # the report of the patch itself; the table is measured here
     with measured() as cost:
-        result = zoo.unlearn_llava(concept, seed, objective=task["objective"], test_evaluate=quick)
+        result = zoo.unlearn_llava(concept, seed, test_evaluate=quick, **VARIANTS[task["variant"]])
     llava.load_unlearning(result.patch)
     report = result.report
     return {
@@ -74,34 +78,34 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
             continue
         untouched = list({(row["concept"], row["seed"]): row["before"] for row in own}.values())
         lines = [["untouched", *(percents([before[key] for before in untouched]) for key in MEASURES), *[""] * 4]]
-        for objective in OBJECTIVES:
-            mine = [row for row in own if row["objective"] == objective]
-            lines += [line(f'SLUG, objective="{objective}"', mine)] if mine else []
+        for variant in VARIANTS:
+            mine = [row for row in own if row["variant"] == variant]
+            lines += [line(variant, mine)] if mine else []
         parts += [f"## {title}: {', '.join(dict.fromkeys(row['concept'] for row in own))}", markdown(header, lines)]
         by_concept = [
-            line(f"{concept}, {objective}", mine)
+            line(f"{concept}: {variant.removeprefix('SLUG, ')}", mine)
             for concept in dict.fromkeys(row["concept"] for row in own)
-            for objective in OBJECTIVES
-            if (mine := [row for row in own if (row["concept"], row["objective"]) == (concept, objective)])
+            for variant in VARIANTS
+            if (mine := [row for row in own if (row["concept"], row["variant"]) == (concept, variant)])
         ]
         parts.append(markdown(header, by_concept))
-    write("zoo_answers", parts, note="One thread a run.")
+    write("zoo_answers", parts, note="One thread a run.", rows=rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
-    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     args = parser.parse_args()
     tasks = [
-        {"concept": concept, "objective": objective, "seed": seed}
+        {"concept": concept, "variant": variant, "seed": seed}
         for seed in args.seeds
-        for objective in args.objectives
+        for variant in args.variants
         for concept in args.concepts
     ]
-    Runs("zoo_answers", ("concept", "objective", "seed")).complete(run, tasks, args.workers, after=write_table)
+    Runs("zoo_answers", ("concept", "variant", "seed")).complete(run, tasks, args.workers, after=write_table)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from hf_slug import zoo
 from hf_slug.zoo.data import kind
 
 
-METHODS = ("untouched", "SLUG", "ESD", "UCE", "SalUn")
+METHODS = ("untouched", *SLUG_SETTINGS, *GRIDS)
 CONCEPTS = (
     "four",
     "nine",
@@ -53,8 +53,8 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     pipe = zoo.load_stable_diffusion()
     row: dict[str, Any] = {}
     with measured() as cost:
-        if method == "SLUG":
-            row = asdict(forget_by_slug(pipe, concept, seed))
+        if method in SLUG_SETTINGS:
+            row = asdict(forget_by_slug(pipe, method, concept, seed))
         elif method != "untouched":
             row = asdict(forget_by_tuning(pipe, method, concept, seed, task["quick"]))
     row["wall_seconds"] = cost.seconds
@@ -126,7 +126,7 @@ def verdict(title: str, rows: Rows) -> list[list[str]]:
     means = {
         method: {key: fmean(row[key] for row in own) for key in (*QUALITY, "seconds", "seconds_all")}
         | {"mean": fmean(quality(row) for row in own), "stored": fmean(row["stored_bytes"] for row in own)}
-        for method in METHODS[1:]
+        for method in ("SLUG", *GRIDS)
         if (own := of(rows, method))
     }
     slug, others = means["SLUG"], {name: values for name, values in means.items() if name != "SLUG"}
@@ -156,7 +156,7 @@ def beaten(rows: Rows) -> str:
     higher = {"ua": "UA", "ira": "IRA", "cra": "CRA"}
     lower = {"distance": ("Fréchet distance", 1), "seconds_all": ("seconds with search", 1), "peak_bytes": ("MB", 1e6)}
     found = []
-    for method in METHODS[2:]:
+    for method in GRIDS:
         for key in (*higher, *lower):
             slug, other = (fmean(row[key] for row in of(rows, name)) for name in ("SLUG", method))
             if key in higher and other > slug:
@@ -186,7 +186,7 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
         "the chosen setting (of SLUG the gradients, as all else is its search), and with the search for it. Peak is how far memory rose in training, and SLUG's in its search. Stored "
         "is what each method's authors publish: the weights of a patch, or the whole UNet; changed is the least that would do.",
         f"All methods have the same {FORGET_PER_PROMPT * 10} validation pictures of the concept and {KEPT_PER_PROMPT} of each other prompt "
-        f"(seeds from 0, {SEARCH_STEPS} steps). SLUG (rank {SLUG_SETTINGS['rank']}) searches layers and their steps with them until the first that forgets and keeps the rest (`early_stopping`); of each other method, of the settings "
+        f"(seeds from 0, {SEARCH_STEPS} steps). SLUG (rank {SLUG_SETTINGS['SLUG']['rank']}) searches layers and their steps with them until the first that forgets and keeps the rest (`early_stopping`); of each other method, of the settings "
         f"within a point of its highest UA, the one with the highest mean of IRA and CRA is taken, per concept and seed. "
         + (f"A quick run, in which nothing is tuned: {tried}." if quick else f"Tried were {grids}."),
     ]

@@ -32,7 +32,8 @@ from hf_slug.zoo.unlearning import PROMPTS, SEARCH_SEED, TEST_SEED, picture_eval
 # A search needs no finer pictures than these, but so many: with 4 of each prompt, or in 4 steps, a tenth of further pictures of
 # "three" was left (which is not reported). The reported ones have all their steps.
 SEARCH_STEPS, FORGET_PER_PROMPT, KEPT_PER_PROMPT = 6, 10, 1
-SLUG_SETTINGS = {"rank": 8, "early_stopping": True}  # factors instead of a dense delta, and a host's looks are dear
+_SLUG = {"rank": 8, "early_stopping": True}  # factors instead of a dense delta, and a host's looks are dear
+SLUG_SETTINGS: dict[str, dict[str, Any]] = {"SLUG": _SLUG, "SLUG, plain gradient": {**_SLUG, "direction": "gradient"}}
 DRAWING_STEPS = 15  # of a picture of the zoo; ESD's are drawn in as many
 
 # What is tried for each concept: all combinations of each part. A quick run takes the first alone.
@@ -78,14 +79,16 @@ def search_evaluator(concept: str) -> GenerationEvaluator:
     return evaluator
 
 
-def forget_by_slug(pipe: Any, concept: str, seed: int) -> Erasure:
+def forget_by_slug(pipe: Any, method: str, concept: str, seed: int) -> Erasure:
     """SLUG's search is part of it. Its own report is cut short: what is reported here is measured apart."""
     zoo.concept_pairs(concept, "train", seed, 1), zoo.load_clip()  # importing libraries is nobody's cost
     started = time.process_time()
     report = picture_evaluator(concept, TEST_SEED, 1, 1)
     report.settings["num_inference_steps"] = 1
     with measured() as cost:
-        result = zoo.unlearn_stable_diffusion(concept, seed, search_evaluator(concept), report, **SLUG_SETTINGS)
+        result = zoo.unlearn_stable_diffusion(
+            concept, seed, search_evaluator(concept), report, **SLUG_SETTINGS[method]
+        )
     seconds = time.process_time() - started
     with tempfile.TemporaryDirectory() as folder:
         result.patch.save_pretrained(folder)
@@ -129,7 +132,7 @@ def settings(method: str, quick: bool = False) -> list[dict[str, Any]]:
 
 def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
-    told = [SEARCH_STEPS, FORGET_PER_PROMPT, KEPT_PER_PROMPT, SLUG_SETTINGS if method == "SLUG" else GRIDS.get(method)]
+    told = [SEARCH_STEPS, FORGET_PER_PROMPT, KEPT_PER_PROMPT, SLUG_SETTINGS.get(method, GRIDS.get(method))]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
 
 
