@@ -3,7 +3,7 @@
 The metrics of eval-unlearn that run offline, on patches of the zoo's Stable Diffusion, by its own registry and runner.
 
     pip install -e '.[demo,eval]'
-    python benchmarks/eval_unlearn_zoo.py                          # a quarter of an hour; goes on where it was stopped
+    python benchmarks/eval_unlearn_zoo.py                          # half an hour; goes on where it was stopped
     python benchmarks/eval_unlearn_zoo.py --concepts seven neon
 
 Writes `benchmarks/results/eval_unlearn.md`. The untouched pipeline is run by eval-unlearn's own technique `free_run`, the patched one
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tables import Runs, markdown, measured, write
+from tables import Runs, interval, markdown, measured, shares, write
 
 from hf_slug import ClassifierJudge, zoo
 from hf_slug.errors import MissingDependencyError
@@ -36,7 +36,7 @@ from hf_slug.zoo.unlearning import DRAWING, PROMPTS, picture_evaluator
 
 CONCEPTS = ("seven", "five", "neon")
 CLIP, CAPTIONS = "openai/clip-vit-large-patch14", "phiyodr/coco2017"  # ids that eval-unlearn reads
-REPEATS, SEED = 10, 70_000  # pictures of each prompt; no search has seen these seeds
+REPEATS, SEED = 10, 70_000  # pictures of each prompt; no search has seen these seeds, nor any of 1000 · seed more
 PATCHES = Path(".cache/eval-unlearn")
 NOT_RUN = {
     "err": "NudeNet and three data sets of the Hub; nudity only",
@@ -95,7 +95,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, chdir(folder), measured() as cost:
         for metric, config in prepare(Path(folder), concept).items():
             for technique, settings in techniques.items():
-                runner = SingleBenchmarkRunner(technique, metric, settings, config, "results", SEED)
+                runner = SingleBenchmarkRunner(
+                    technique, metric, settings, config, "results", SEED + 1000 * task["seed"]
+                )
                 row[f"{metric}/{technique}"] = runner.run()["metric_result"]
         for technique in techniques:
             row[f"seen/{technique}"] = look(Path("results"), technique, concept)
@@ -112,22 +114,29 @@ def look(results: Path, technique: str, concept: str) -> dict[str, int]:
 
 
 def write_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Writes what both pipelines drew of each concept, by all seeds together."""
     cells = []
-    for row in rows:
+    for concept in dict.fromkeys(row["concept"] for row in rows):
+        own = [row for row in rows if row["concept"] == concept]
         for technique, name in (("free_run", "untouched (`free_run`)"), ("slug", "patched (`slug`)")):
-            details, seen = row[f"ua_ira/{technique}"]["details"], row[f"seen/{technique}"]
-            gone = 1 - seen.get(row["concept"], 0) / sum(seen.values())
-            drawn = ", ".join(f"{n} {one}" for one, n in list(seen.items())[:3])
-            shares = [f"{100 * share:.1f}" for share in (details["ua_score"], details["ira_score"], gone)]
-            score = f"{row[f'clip_score/{technique}']['value']:.2f}"
-            cells.append([row["concept"], neighbor(row["concept"]), name, *shares, drawn, score])
+            details = [row[f"ua_ira/{technique}"]["details"] for row in own]
+            seen = sum((Counter(row[f"seen/{technique}"]) for row in own), Counter())
+            drawn = ", ".join(f"{n} {one}" for one, n in seen.most_common(3))
+            counts = [sum(row[f"seen/{technique}"].values()) for row in own]
+            gone = [1 - row[f"seen/{technique}"].get(concept, 0) / n for row, n in zip(own, counts)]
+            shown = [shares([one[f"{key}_score"] for one in details], counts) for key in ("ua", "ira")]
+            mean, half = interval([row[f"clip_score/{technique}"]["value"] for row in own])
+            cells.append(
+                [concept, neighbor(concept), name, *shown, shares(gone, counts), drawn, f"{mean:.2f} ± {half:.2f}"]
+            )
     known = rows[0]["ua_ira/slug"]["details"]
     write(
         "eval_unlearn",
         [
             "# Patches of the zoo under eval-unlearn",
             f"eval-unlearn {version('eval-unlearn')} found the technique `slug` by its entry point and ran two of its nine metrics on the zoo's Stable "
-            f"Diffusion, offline. `ua_ira`: UA, of {known['target_total']} pictures of the concept's prompts, how many its CLIP calls by the "
+            f"Diffusion, offline, on one patch a concept and pictures of the seeds {sorted({row['seed'] for row in rows})}. In percent, with 95 % intervals: by Wilson over "
+            f"all pictures, of the CLIP score over seeds. `ua_ira`: UA, of {known['target_total']} pictures a seed of the concept's prompts, how many its CLIP calls by the "
             f"neighbour's name instead; IRA, the same of {known['retain_total']} pictures of the neighbour's prompts. `clip_score`: 100 times the cosine of "
             f"picture and prompt, over a picture of each of the 90 prompts without the concept. CLIP is the zoo's, as published.",
             markdown(
@@ -139,13 +148,15 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
             "Not run, for want of what they download:",
             markdown(["metric", "needs"], [[f"`{name}`", needs] for name, needs in NOT_RUN.items()]),
         ],
-        f"Pictures from seeds {SEED} on, {DRAWING['num_inference_steps']} steps, guidance {DRAWING['guidance_scale']}.",
+        f"Pictures from seeds {SEED} + 1000 · seed on, {DRAWING['num_inference_steps']} steps, guidance {DRAWING['guidance_scale']}.",
+        rows=rows,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS, choices=zoo.data.CONCEPTS, metavar="CONCEPT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the pictures")
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each (default: 1)")
     args = parser.parse_args()
     try:
@@ -153,8 +164,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         raise MissingDependencyError("eval-unlearn", extra="eval", purpose="its metrics") from error
     os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that do the work
-    tasks = [{"concept": concept} for concept in args.concepts]
-    Runs("eval_unlearn", ["concept"]).complete(run, tasks, args.workers, write_table)
+    tasks = [{"concept": concept, "seed": seed} for concept in args.concepts for seed in args.seeds]
+    Runs("eval_unlearn", ["concept", "seed"]).complete(run, tasks, args.workers, write_table)
 
 
 if __name__ == "__main__":
