@@ -4,6 +4,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from .towers import TOWERS, Layer, embed, resolve_modules
 Direction = Literal["whitened", "gradient"]
 
 DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
+_READ_THE_SAME = ("q_proj", "k_proj", "v_proj")
 
 
 class InputMoment:
@@ -49,16 +51,16 @@ class InputMoment:
         self.total += (rows * weights[:, None]).T @ rows
         self.count += float(weights.sum())
 
-    @property
+    @cached_property
     def mean(self) -> torch.Tensor:
-        """`C`, of shape (in_features, in_features)."""
+        """`C`, of shape (in_features, in_features); once all is summed up."""
         return self.total / self.count
 
 
 @contextmanager
 def record_moments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, InputMoment]]:
     """
-    Records the second moment of what the Linear ones among some modules read while this is open.
+    Records the second moment of what the Linear ones among some modules read while this is open; once where several read the same.
 
     Args:
         modules (`Mapping[str, nn.Module]`): Modules by name.
@@ -66,12 +68,23 @@ def record_moments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Input
     Yields:
         `dict[str, InputMoment]`: By name; modules of another kind are left out.
     """
-    moments, handles = {}, []
+    moments: dict[str, InputMoment] = {}
+    handles = []
     try:
         for name, module in modules.items():
-            if isinstance(module, nn.Linear):
-                moments[name] = InputMoment(module.in_features, module.weight.device)
-                handles.append(module.register_forward_pre_hook(moments[name]))
+            if not isinstance(module, nn.Linear):
+                continue
+            block, _, own = name.rpartition(".")
+            same = [
+                f"{block}.{other}"
+                for other in _READ_THE_SAME
+                if own in _READ_THE_SAME and f"{block}.{other}" in moments
+            ]
+            if same:
+                moments[name] = moments[same[0]]
+                continue
+            moments[name] = InputMoment(module.in_features, module.weight.device)
+            handles.append(module.register_forward_pre_hook(moments[name]))
         yield moments
     finally:
         for handle in handles:

@@ -37,6 +37,20 @@ def test_whitening_turns_away_from_what_the_kept_data_uses():
     assert direction @ unused > 50 * (direction @ used) > 0
 
 
+def test_what_several_modules_read_is_summed_up_once(tiny, processor):
+    layers = [layer for layer in candidate_layers(tiny, "both") if layer.block == 1]
+    got = compute_input_moments(tiny, processor, layers, noise_pairs(5))
+    for tower in ("vision", "text"):
+        q, k, v, o = (
+            got[f"{tower}_model.encoder.layers.1.self_attn.{x}"] for x in ("q_proj", "k_proj", "v_proj", "out_proj")
+        )
+        assert q is k is v and not torch.equal(q, o)
+    names = [f"{tower}_model.encoder.layers.{i}.self_attn.k_proj" for tower in ("vision", "text") for i in (0, 2)]
+    some = [layer for layer in candidate_layers(tiny, "both") if layer.name in names]
+    alone = compute_input_moments(tiny, processor, some, noise_pairs(5))  # without the module that is usually recorded
+    assert sorted(alone) == sorted(names) and len({id(moment) for moment in alone.values()}) == len(names)
+
+
 def test_moments_equal_a_plain_loop_over_the_layers_inputs(tiny, processor):
     captions = [
         "a three",
