@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .data import Pairs
 from .errors import GradientError
@@ -72,8 +73,10 @@ class GradientMean:
             GradientError: If the gradient is not finite.
         """
         while True:
-            parts = torch.autograd.grad(loss * self.scale, list(self.weights.values()), retain_graph=self.scale > 1)
-            if all(bool(torch.isfinite(part).all()) for part in parts):
+            parts = torch.autograd.grad(
+                loss * self.scale, list(self.weights.values()), retain_graph=self.scale > 1, allow_unused=True
+            )
+            if all(part is None or bool(torch.isfinite(part).all()) for part in parts):
                 break
             if self.scale <= 1:
                 raise GradientError(
@@ -82,6 +85,8 @@ class GradientMean:
                 )
             self.scale /= 2
         for name, part in zip(self.weights, parts, strict=True):
+            if part is None:  # the other tower's
+                continue
             self.mean[name].add_(part.to(self.mean[name].dtype), alpha=share / self.scale)
 
 
@@ -162,7 +167,12 @@ def compute_forget_gradients(
 
 
 def compute_retain_gradients(
-    model: PreTrainedModel, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
+    model: PreTrainedModel,
+    processor: Any,
+    layers: Sequence[Layer],
+    pairs: Pairs,
+    contrast: int = 64,
+    batch_size: int | None = None,
 ) -> Gradients:
     """
     Computes the gradient of CLIP's contrastive loss on the retain set for every candidate layer.
@@ -174,8 +184,11 @@ def compute_retain_gradients(
         processor (`CLIPProcessor`): Its processor.
         layers (`Sequence[Layer]`): The candidates.
         pairs (`Pairs`): The retain set, taken in the order given.
-        batch_size (`int`, *optional*, defaults to 64):
+        contrast (`int`, *optional*, defaults to 64):
             Pairs that are contrasted with each other. Unlike the forget loss, this loss depends on it.
+        batch_size (`int`, *optional*):
+            Pairs per forward pass; changes memory, not the result. Fewer than `contrast` are run twice (GradCache, Gao et al. 2021).
+            Defaults to `contrast`.
 
     Returns:
         `dict[str, torch.Tensor]`: Gradients in float32 by canonical module name.
@@ -185,19 +198,60 @@ def compute_retain_gradients(
     """
     weights = _weights_by_tower(model, layers)
     together = {name: weight for part in weights.values() for name, weight in part.items()}
-    texts = pairs.texts
-    captions = None if "text" in weights else embed_texts(model, processor, texts)
+    captions = None if "text" in weights else embed_texts(model, processor, pairs.texts)
     mean = GradientMean(together)
+    starts = range(0, len(pairs), contrast)
     with requires_grad_only(model, together):
-        for start, batch in image_batches(model, processor, pairs, batch_size, "retain gradient"):
-            with torch.set_grad_enabled("vision" in weights):
-                seen = embed(model, "vision", batch)
-            own = texts[start : start + batch_size]
-            if captions is None:
-                unique = list(dict.fromkeys(own))
-                rows = torch.tensor([unique.index(text) for text in own], device=seen.device)
-                said = embed(model, "text", text_batch(model, processor, unique))[rows]
-            else:
-                said = captions[start : start + batch_size]
-            mean.add(retain_loss(seen, said, cast(torch.Tensor, model.logit_scale)), len(seen) / len(pairs))
+        for start in logging.tqdm(starts, desc="retain gradient", leave=False, disable=len(starts) < 3):
+            group = pairs.subset(range(start, min(start + contrast, len(pairs))))
+            said = None if captions is None else captions[start : start + contrast]
+            for term in _contrast(model, processor, group, said, set(weights), batch_size or contrast):
+                mean.add(term, len(group) / len(pairs))
     return mean.mean
+
+
+def _contrast(
+    model: PreTrainedModel,
+    processor: Any,
+    pairs: Pairs,
+    captions: torch.Tensor | None,
+    towers: set[Tower],
+    batch_size: int,
+) -> Iterator[torch.Tensor]:
+    """
+    Yields terms whose gradients add up to that of the contrastive loss of some pairs.
+
+    Where all pairs are one batch that is the loss itself. Else its gradient by the embeddings is taken first, `g = ∂L/∂v`, and then batch by
+    batch that of `⟨g, v⟩`, which is the same by the chain rule: no more than a batch is ever in a graph.
+    """
+    texts = pairs.texts
+    unique = list(dict.fromkeys(texts))
+    rows = torch.tensor([unique.index(text) for text in texts], device=model.device)
+
+    def see() -> Iterator[torch.Tensor]:
+        return (embed(model, "vision", batch) for _, batch in image_batches(model, processor, pairs, batch_size))
+
+    def say() -> Iterator[torch.Tensor]:
+        parts = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
+        return (embed(model, "text", text_batch(model, processor, part)) for part in parts)
+
+    scale = cast(torch.Tensor, model.logit_scale)
+    if len(pairs) <= batch_size:
+        with torch.set_grad_enabled("vision" in towers):
+            seen = torch.cat(list(see()))
+        yield retain_loss(seen, torch.cat(list(say()))[rows] if captions is None else captions, scale)
+        return
+    with torch.no_grad():
+        wide = torch.promote_types(model.dtype, torch.float32)
+        seen, said = (
+            torch.cat(list(see())).to(wide),
+            (captions if captions is not None else torch.cat(list(say()))).to(wide),
+        )
+    leaves = {"vision": seen, "text": said}
+    for tower in towers:
+        leaves[tower].requires_grad_()
+    loss = retain_loss(seen, said[rows] if captions is None else said, scale.detach())
+    found = torch.autograd.grad(loss, [leaves[tower] for tower in sorted(towers)])
+    for tower, gradient in zip(sorted(towers), found, strict=True):
+        for own, pulled in zip(see() if tower == "vision" else say(), gradient.split(batch_size), strict=True):
+            yield (own.to(pulled.dtype) * pulled).sum()

@@ -157,7 +157,8 @@ def unlearn(
             layer, or at `"all"`.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
         retain_batch_size (`int`, *optional*):
-            Pairs contrasted with each other in the retain loss, which depends on it. Defaults to `batch_size`, at least 64.
+            Pairs contrasted with each other in the retain loss, which depends on it; where they are more than `batch_size` their features
+            are cached, and each runs twice. Defaults to `batch_size`, at least 64.
         retain_gradients (`Mapping[str, torch.Tensor]`, *optional*):
             Those of an earlier result for the same model and retain set, to save computing them again.
         image_column, text_column, name_column (`str`, *optional*): Columns of the data.

@@ -85,6 +85,32 @@ def test_retain_gradients_equal_the_plain_ones(tiny, processor, batch_size):
     assert_close(got, plain_retain(tiny, processor, pairs, batch_size), 1e-4)
 
 
+@pytest.mark.parametrize("tower", ["vision", "text", "both"])
+@pytest.mark.parametrize("contrast, batch_size", [(18, 5), (7, 3), (6, 1), (30, 17)])
+def test_cached_features_give_the_same_gradient_in_small_batches(tiny, processor, tower, contrast, batch_size):
+    pairs, sizes = noise_pairs(18), []
+    expected = plain_retain(tiny, processor, pairs, contrast)
+
+    def note(module, args, kwargs):
+        if torch.is_grad_enabled():
+            sizes.append(len((args or tuple(kwargs.values()))[0]))
+
+    for name in ("vision_model", "text_model"):
+        getattr(tiny, name).register_forward_pre_hook(note, with_kwargs=True)
+    got = compute_retain_gradients(tiny, processor, candidate_layers(tiny, tower), pairs, contrast, batch_size)
+    assert_close(got, expected, 1e-4)
+    assert max(sizes) <= batch_size  # as much as is ever in a graph
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-10), (torch.bfloat16, 0.05), (torch.float16, 0.02)])
+def test_cached_features_in_other_dtypes(processor, dtype, rtol):
+    model, pairs = make_clip().to(dtype), noise_pairs(18)
+    layers = candidate_layers(model)
+    whole, parts = (compute_retain_gradients(model, processor, layers, pairs, 18, size) for size in (18, 5))
+    for name, gradient in whole.items():
+        assert (parts[name] - gradient).norm() <= rtol * gradient.norm(), name
+
+
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_one_tower_gets_the_same_gradients_alone(tiny, processor, tower):
     forget, retain = noise_pairs(6, names=["three"]), noise_pairs(12)

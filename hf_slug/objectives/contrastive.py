@@ -49,7 +49,9 @@ class ContrastiveObjective:
 
     def retain_gradients(self, layers: Sequence[Layer]) -> Gradients:
         """See [`~hf_slug.gradients.compute_retain_gradients`]."""
-        return compute_retain_gradients(self.module, self.processor, layers, self.retain, self.contrast)
+        return compute_retain_gradients(
+            self.module, self.processor, layers, self.retain, self.contrast, self.batch_size
+        )
 
     def input_moments(self, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
         """See [`~hf_slug.direction.compute_input_moments`]."""
