@@ -83,7 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --evaluate host: end at the first layer that forgets and keeps the rest",
     )
-    add("--rank", type=int, metavar="R", help="restrict the delta to rank R and store its factors")
+    add(
+        "--rank",
+        type=_rank,
+        metavar="R",
+        help="restrict the delta to rank R and store its factors; auto: the lowest that loses next to nothing",
+    )
     add(
         "--trajectory",
         choices=("best", "chosen", "all"),
@@ -163,6 +168,10 @@ def _add_sharing(commands: Any) -> None:
     add("--tol", type=float, default=1e-4, metavar="T", help="residual, relative to the delta (default: 1e-4)")
     add("--json", action="store_true", help="print rank and residual as JSON")
     export.set_defaults(run=lambda args: _sharing("export", args))
+
+
+def _rank(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _add_patch(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from .towers import TOWERS, Layer, embed, resolve_modules
 Direction = Literal["whitened", "gradient"]
 
 DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
+_LOSSLESS = 1e-6  # of a matrix in float32 more is not known
 _READ_THE_SAME = ("q_proj", "k_proj", "v_proj")
 
 
@@ -166,12 +167,53 @@ def factorize(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
     return nn.functional.pad(up, (0, padding)), nn.functional.pad(down, (0, 0, 0, padding))
 
 
+def residuals(values: torch.Tensor) -> torch.Tensor:
+    """
+    What is left of a matrix beyond each rank, `‖M − M_r‖ / ‖M‖` in Frobenius' norm, from rank 0 on.
+
+    Args:
+        values (`torch.Tensor`): Its singular values, largest first.
+    """
+    left = torch.cat([values.square().flip(0).cumsum(0).flip(0), values.new_zeros(1)])
+    return (left / left[0].clamp_min(torch.finfo(left.dtype).tiny)).sqrt()
+
+
+def find_rank(matrix: torch.Tensor, tolerance: float = _LOSSLESS) -> int:
+    """The smallest rank, at least 1, that leaves no more than `tolerance` of a matrix (see [`residuals`])."""
+    left = residuals(torch.linalg.svdvals(matrix.double()))
+    return max(1, int((left <= tolerance).nonzero()[0, 0]))
+
+
+def is_smaller(shape: Sequence[int], rank: int) -> bool:
+    """Whether factors of a rank have fewer numbers than a matrix of a shape."""
+    return rank * sum(shape) < shape[0] * shape[1]
+
+
+def stored_rank(rank: int | Literal["auto"] | None, matrices: Sequence[torch.Tensor]) -> int | None:
+    """
+    The rank that a layer's directions are stored with.
+
+    Args:
+        rank (`int` or `"auto"`, *optional*): What was asked for.
+        matrices (`Sequence[torch.Tensor]`): The directions, as [`compute_directions`] returned them for that.
+
+    Returns:
+        `int`, *optional*: With `"auto"` the largest of theirs, or `None` (dense) where factors would not be smaller.
+    """
+    if rank != "auto":
+        return rank
+    found = [(matrix.shape, find_rank(matrix)) for matrix in matrices if matrix.ndim == 2]
+    most = max((own for _, own in found), default=0)
+    return most if found and all(is_smaller(shape, most) for shape, _ in found) else None
+
+
 def compute_directions(
     gradients: Gradients,
     layers: Sequence[Layer],
     moments: Mapping[str, torch.Tensor] | None = None,
     epsilon: float = 0.03,
-    rank: int | None = None,
+    rank: int | Literal["auto"] | None = None,
+    tolerance: float = 0.03,
 ) -> dict[str, torch.Tensor]:
     """
     Computes the ascent direction of every module of some layers.
@@ -183,7 +225,11 @@ def compute_directions(
             What [`compute_input_moments`] returned, for the whitened direction; without, the gradient itself (the
             paper's). A module without a moment (a norm) keeps its gradient.
         epsilon (`float`, *optional*, defaults to 0.03): Damping of the whitening.
-        rank (`int`, *optional*): Keep only the strongest so many singular values of each matrix.
+        rank (`int` or `"auto"`, *optional*):
+            Keep only the strongest so many singular values of each matrix. `"auto"` keeps all where these are few (the gradient of one
+            caption has no more than tokens); else the fewest that leave no more than `tolerance`; and the whole matrix where factors of
+            that rank are not smaller.
+        tolerance (`float`, *optional*, defaults to 0.03): Of the direction, in Frobenius' norm.
 
     Returns:
         `dict[str, torch.Tensor]`: Directions in float32 by canonical module name.
@@ -194,6 +240,16 @@ def compute_directions(
     if rank is not None:
         for name, direction in directions.items():
             if direction.ndim == 2:
-                up, down = factorize(direction, rank)
-                directions[name] = (up @ down).to(direction.dtype)
+                directions[name] = _truncated(direction, rank, tolerance)
     return directions
+
+
+def _truncated(direction: torch.Tensor, rank: int | Literal["auto"], tolerance: float) -> torch.Tensor:
+    if rank == "auto":
+        if is_smaller(direction.shape, find_rank(direction)):
+            return direction
+        rank = find_rank(direction, tolerance)
+        if not is_smaller(direction.shape, rank):
+            return direction
+    up, down = factorize(direction, rank)
+    return (up @ down).to(direction.dtype)

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 
+from .direction import residuals
 from .errors import UnsupportedModelError
 
 
@@ -142,11 +143,7 @@ def factorize_to(
         raise ValueError(f"Expected 0 <= tol < 1, found {tol!r}.")
     parts = {name: torch.linalg.svd(delta.double(), full_matrices=False) for name, delta in deltas.items()}
     # what is left beyond each rank, from rank 0 on
-    rests: dict[str, torch.Tensor] = {}
-    for name, (_, values, _) in parts.items():
-        squares = values.square()
-        left = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
-        rests[name] = (left / left[0].clamp_min(torch.finfo(left.dtype).tiny)).sqrt()
+    rests = {name: residuals(values) for name, (_, values, _) in parts.items()}
     if rank is None:
         rank = max(1, *(int((rest <= tol).nonzero()[0, 0]) for rest in rests.values()))
     ups, downs, residual = {}, {}, {}

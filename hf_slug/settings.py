@@ -2,7 +2,7 @@
 """What is checked of the arguments of `unlearn` before any work is done."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ def check_settings(
     steps: int,
     risk: float,
     epsilon: float,
-    rank: int | None,
+    rank: int | Literal["auto"] | None,
     batch_size: int,
     retain_batch_size: int | None,
     draws: int,
@@ -33,7 +33,8 @@ def check_settings(
         f"steps={steps}: expected at least 1": steps < 1,
         f"risk={risk}: expected a share, above 0 and at most 1": not 0 < risk <= 1,
         f"epsilon={epsilon}: expected a positive number": not 0 < epsilon < float("inf"),
-        f"rank={rank}: expected at least 1, or None": rank is not None and rank < 1,
+        f"rank={rank!r}: expected at least 1, 'auto', or None": rank not in (None, "auto")
+        and (not isinstance(rank, int) or rank < 1),
         f"batch_size={batch_size}: expected at least 1": batch_size < 1,
         f"draws={draws!r}: expected a whole number, at least 1": not isinstance(draws, int) or draws < 1,
         f"retain_batch_size={retain_batch_size}: expected at least 2": (retain_batch_size or 2) < 2,

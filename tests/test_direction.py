@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_slug.data import load_pairs
-from hf_slug.direction import compute_directions, compute_input_moments, factorize, whiten
+from hf_slug.direction import (
+    compute_directions,
+    compute_input_moments,
+    factorize,
+    find_rank,
+    residuals,
+    stored_rank,
+    whiten,
+)
 from hf_slug.towers import candidate_layers
 
 
@@ -102,6 +110,47 @@ def test_factors_are_the_best_of_their_rank(out, width, rank):
     assert up.shape == (out, rank) and down.shape == (rank, width)
     left_over = torch.linalg.svdvals(matrix.double())[rank:].square().sum().sqrt()
     assert (matrix - up @ down).norm().item() == pytest.approx(left_over.item(), abs=1e-6)
+
+
+def of_rank(rank, out, width, noise=0.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randn(out, rank, generator=generator) @ torch.randn(rank, width, generator=generator)
+    rest = torch.randn(out, width, generator=generator)
+    return low + noise * low.norm() / rest.norm() * rest
+
+
+@pytest.mark.parametrize(
+    "noise, rank, changed",
+    [(0.0, 3, False), (0.02, 3, True), (0.5, None, False)],
+    ids=["few tokens", "almost", "full rank"],
+)
+def test_the_rank_is_as_low_as_next_to_nothing_is_lost(tiny, noise, rank, changed):
+    layers = [layer for layer in candidate_layers(tiny, "text") if layer.name.endswith("mlp.fc1")][:1]
+    (name,) = layers[0].modules
+    gradient = of_rank(3, 24, 16, noise)
+    direction = compute_directions({name: gradient}, layers, rank="auto")[name]
+    assert stored_rank("auto", [direction]) == rank
+    assert torch.equal(direction, gradient) is not changed
+    assert (direction - gradient).norm() <= 0.03 * gradient.norm()
+
+
+def test_a_layer_is_stored_with_the_largest_rank_of_its_matrices():
+    parts = [of_rank(rank, 20, 20, seed=rank) for rank in (1, 4, 2)]
+    assert stored_rank("auto", parts) == 4 and stored_rank("auto", [*parts, torch.ones(7)]) == 4
+    assert stored_rank("auto", [*parts, of_rank(12, 20, 20)]) is None  # a dense one is smaller
+    assert stored_rank("auto", [torch.ones(7)]) is None  # a norm
+    assert stored_rank(3, parts) == 3 and stored_rank(None, parts) is None
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_what_is_left_beyond_a_rank_is_what_the_best_factors_leave(out, width, seed):
+    matrix = torch.randn(out, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    left = residuals(torch.linalg.svdvals(matrix))
+    for rank in range(1, min(out, width) + 1):
+        up, down = factorize(matrix, rank)
+        assert float(left[rank]) == pytest.approx(float((matrix - up @ down).norm() / matrix.norm()), abs=1e-7)
+    assert float(left[0]) == 1.0 and find_rank(matrix, 1.0) == 1
 
 
 def test_a_direction_of_low_rank_still_ascends(tiny):
