@@ -15,13 +15,13 @@ from .arithmetic import accumulation_dtype
 from .data import Pairs
 from .gradients import Gradients
 from .inputs import image_batches, text_batch
+from .low_rank import truncate
 from .towers import TOWERS, Layer, embed, resolve_modules
 
 
 Direction = Literal["whitened", "gradient"]
 
 DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
-_LOSSLESS = 1e-6  # of a matrix in float32 more is not known
 _READ_THE_SAME = ("q_proj", "k_proj", "v_proj")
 
 
@@ -149,64 +149,6 @@ def whiten(gradient: torch.Tensor, moment: torch.Tensor, epsilon: float = 0.03) 
     return torch.linalg.solve(damped, gradient.double().T).T.to(gradient.dtype).contiguous()
 
 
-def factorize(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The best approximation of a matrix by factors of a rank (Eckart-Young), balanced between the two.
-
-    Args:
-        matrix (`torch.Tensor`): Shape (out, in).
-        rank (`int`): Rank r; at most min(out, in) is used.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: (out, r) and (r, in) in float64, padded with zeros up to r.
-    """
-    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    root = values[:rank].sqrt()
-    up, down = left[:, :rank] * root, root[:, None] * right[:rank]
-    padding = rank - len(root)
-    return nn.functional.pad(up, (0, padding)), nn.functional.pad(down, (0, 0, 0, padding))
-
-
-def residuals(values: torch.Tensor) -> torch.Tensor:
-    """
-    What is left of a matrix beyond each rank, `‖M − M_r‖ / ‖M‖` in Frobenius' norm, from rank 0 on.
-
-    Args:
-        values (`torch.Tensor`): Its singular values, largest first.
-    """
-    left = torch.cat([values.square().flip(0).cumsum(0).flip(0), values.new_zeros(1)])
-    return (left / left[0].clamp_min(torch.finfo(left.dtype).tiny)).sqrt()
-
-
-def find_rank(matrix: torch.Tensor, tolerance: float = _LOSSLESS) -> int:
-    """The smallest rank, at least 1, that leaves no more than `tolerance` of a matrix (see [`residuals`])."""
-    left = residuals(torch.linalg.svdvals(matrix.double()))
-    return max(1, int((left <= tolerance).nonzero()[0, 0]))
-
-
-def is_smaller(shape: Sequence[int], rank: int) -> bool:
-    """Whether factors of a rank have fewer numbers than a matrix of a shape."""
-    return rank * sum(shape) < shape[0] * shape[1]
-
-
-def stored_rank(rank: int | Literal["auto"] | None, matrices: Sequence[torch.Tensor]) -> int | None:
-    """
-    The rank that a layer's directions are stored with.
-
-    Args:
-        rank (`int` or `"auto"`, *optional*): What was asked for.
-        matrices (`Sequence[torch.Tensor]`): The directions, as [`compute_directions`] returned them for that.
-
-    Returns:
-        `int`, *optional*: With `"auto"` the largest of theirs, or `None` (dense) where factors would not be smaller.
-    """
-    if rank != "auto":
-        return rank
-    found = [(matrix.shape, find_rank(matrix)) for matrix in matrices if matrix.ndim == 2]
-    most = max((own for _, own in found), default=0)
-    return most if found and all(is_smaller(shape, most) for shape, _ in found) else None
-
-
 def compute_directions(
     gradients: Gradients,
     layers: Sequence[Layer],
@@ -240,16 +182,5 @@ def compute_directions(
     if rank is not None:
         for name, direction in directions.items():
             if direction.ndim == 2:
-                directions[name] = _truncated(direction, rank, tolerance)
+                directions[name] = truncate(direction, rank, tolerance)
     return directions
-
-
-def _truncated(direction: torch.Tensor, rank: int | Literal["auto"], tolerance: float) -> torch.Tensor:
-    if rank == "auto":
-        if is_smaller(direction.shape, find_rank(direction)):
-            return direction
-        rank = find_rank(direction, tolerance)
-        if not is_smaller(direction.shape, rank):
-            return direction
-    up, down = factorize(direction, rank)
-    return (up @ down).to(direction.dtype)

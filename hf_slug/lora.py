@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 
-from .direction import residuals
 from .errors import UnsupportedModelError
+from .low_rank import residuals
 
 
 LoraFormat = Literal["peft", "diffusers", "kohya"]

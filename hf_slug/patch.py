@@ -20,11 +20,11 @@ from transformers.utils import logging
 from . import hub
 from .arithmetic import compose, expand_factors
 from .card import render_card
-from .direction import factorize
 from .errors import CorruptPatchError, MissingDependencyError, NoSuchFolderError, UnsupportedModelError
 from .files import read_json, read_tensors, sha256_of, sha256_of_fields
 from .fingerprint import verify_fingerprint
 from .lora import LoraExport, factorize_to
+from .low_rank import factorize
 from .patch_files import (
     CARD,
     CONFIG,

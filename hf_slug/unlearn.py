@@ -10,13 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .arithmetic import compose
-from .direction import Direction, compute_directions, stored_rank
+from .direction import Direction, compute_directions
 from .encoders import Encoder, host_modules
 from .evaluation import Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_shot_evaluators
 from .fingerprint import compute_fingerprint
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
 from .loading import find_processor
+from .low_rank import stored_rank
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
 from .objectives import (
     DEFAULT_QUESTIONS,

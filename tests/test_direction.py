@@ -6,15 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_slug.data import load_pairs
-from hf_slug.direction import (
-    compute_directions,
-    compute_input_moments,
-    factorize,
-    find_rank,
-    residuals,
-    stored_rank,
-    whiten,
-)
+from hf_slug.direction import compute_directions, compute_input_moments, whiten
+from hf_slug.low_rank import factorize, find_rank, residuals, stored_rank
 from hf_slug.towers import candidate_layers
 
 
