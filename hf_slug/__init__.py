@@ -44,8 +44,10 @@ if TYPE_CHECKING:
         unload_unlearning,
     )
     from .joint_weights import fit_weights
+    from .known_retain import compute_retain_statistics
     from .patch import UnlearningPatch
     from .result import UnlearningResult
+    from .retain_statistics import RetainStatistics
     from .unlearn import unlearn
 
 __version__ = "0.1.0"
@@ -55,6 +57,7 @@ _LAZY = {
     "Pairs": "data",
     "ClassifierJudge": "evaluation",
     "GenerationEvaluator": "evaluation",
+    "RetainStatistics": "retain_statistics",
     "UnlearningPatch": "patch",
     "UnlearningResult": "result",
     "VqaEvaluator": "evaluation",
@@ -62,6 +65,7 @@ _LAZY = {
     "ZeroShotJudge": "evaluation",
     "generate_forget_set": "generated",
     "compose_patches": "composition",
+    "compute_retain_statistics": "known_retain",
     "fit_weights": "joint_weights",
     "filter_captions": "captions",
     "load_pairs": "data",

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-slug demo`, `unlearn`, `inspect`, `push`, `verify`, `compose` and `export`.
+"""The command line: `hf-slug demo`, `unlearn`, `retain-stats`, `inspect`, `push`, `verify`, `compose` and `export`.
 
 Exit codes: 0 forgotten (or confirmed), 1 not (the patch is saved all the same, and says so), 2 nothing was done.
 """
@@ -52,7 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
         "generated pictures judged by a classifier, answers matched with names (default without a CLIPModel)",
     )
     add("--forget", required=True, help="pairs of the concept: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
-    add("--retain", required=True, help="pairs to keep, likewise")
+    add("--retain", help="pairs to keep, likewise")
+    add(
+        "--retain-stats", metavar="STATS", help="in place of --retain, what `retain-stats` made: a folder, or a Hub id"
+    )
     add("--concept", required=True, metavar="TEXT", help="the concept's name")
     add("--output", required=True, type=Path, metavar="DIR", help="where the patch is saved")
     add("--tower", choices=("vision", "text", "both"), default="both")
@@ -98,6 +101,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder (extra `plots`)")
     add("--json", action="store_true", help="print the report instead of a table")
     unlearn.set_defaults(run=run_unlearn)
+
+    stats = commands.add_parser("retain-stats", help="what unlearning needs of a retain set, once for all concepts")
+    add = stats.add_argument
+    add("--model", required=True, help="folder or Hub id of a CLIPModel")
+    add("--retain", required=True, help="pairs to keep: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
+    add("--output", type=Path, metavar="DIR", help="where they are saved")
+    add("--push", metavar="REPO", help="repository id of the Hub, to which they are published")
+    add("--private", action="store_true", help="a new repository is private")
+    add("--tower", choices=("vision", "text", "both"), default="both")
+    add("--direction", choices=("whitened", "gradient"), default="whitened", help="gradient: without input moments")
+    _add_data(stats)
+    add("--retain-batch-size", type=int, metavar="N", help="pairs contrasted with each other; as in unlearn")
+    stats.set_defaults(run=run_retain_stats)
 
     inspect = commands.add_parser("inspect", help="show what a patch changes, without loading any model")
     _add_patch(inspect)
@@ -260,6 +276,13 @@ def run_unlearn(args: argparse.Namespace) -> int:
     result.patch.save_pretrained(args.output)
     files = plots.save_plots(result.report, args.plots) if args.plots is not None else []
     return finish(result, [args.output, *files], args.json)
+
+
+def run_retain_stats(args: argparse.Namespace) -> int:
+    """Computes the statistics of a retain set; see `hf_slug/known_retain.py`."""
+    from .known_retain import run
+
+    return run(args)
 
 
 def run_inspect(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,35 @@ def sha256_of(path: Path) -> str:
 def sha256_of_fields(fields: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of a JSON object, however it is laid out."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+class StoredTensors(Mapping[str, torch.Tensor]):
+    """
+    Tensors of a `.safetensors` file, each read when it is asked for: no more than one is in memory.
+
+    Args:
+        file (`Path`): The file.
+        prefix (`str`): Of the keys that are meant; names are what follows it.
+        same (`Mapping[str, str]`, *optional*): Further names, and the one whose tensor each has.
+    """
+
+    def __init__(self, file: Path, prefix: str, same: Mapping[str, str] | None = None):
+        self.file, self.prefix, self.same = file, prefix, dict(same or {})
+        with safe_open(file, framework="pt") as opened:
+            self.keys_there = [key.removeprefix(prefix) for key in opened.keys() if key.startswith(prefix)]  # noqa: SIM118
+        self.same = {name: first for name, first in self.same.items() if first in self.keys_there}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self:
+            raise KeyError(name)
+        with safe_open(self.file, framework="pt") as opened:
+            return opened.get_tensor(self.prefix + self.same.get(name, name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.same or name in self.keys_there
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.keys_there, *self.same])
+
+    def __len__(self) -> int:
+        return len(self.keys_there) + len(self.same)

@@ -23,6 +23,7 @@ def load_parts(
     seed: int,
     columns: Mapping[str, Any],
     whole: bool = False,
+    known: bool = False,
 ) -> dict[str, Pairs]:
     """
     Loads a set, and splits off its parts for validation (20 %) and test (20 %) unless they are given.
@@ -33,6 +34,8 @@ def load_parts(
         seed (`int`): Seed of the split.
         columns (`Mapping[str, str]`): `image_column`, `text_column` and `name_column` for [`load_pairs`].
         whole (`bool`, *optional*, defaults to `False`): Split nothing off: the gradient sees all, and no other part is needed.
+        known (`bool`, *optional*, defaults to `False`):
+            The gradient is known without the set: only parts that are given are loaded, and nothing can be split off for the others.
 
     Returns:
         `dict[str, Pairs]`: `{what}` for the gradient, `validation_{what}` for the search and `test_{what}` for the report.
@@ -40,20 +43,28 @@ def load_parts(
     Raises:
         EmptyDatasetError: If there is none, or too little to be split.
     """
-    if given is None:
+    keys = (what, f"validation_{what}", f"test_{what}")
+    lacking = [key for key, source in zip(keys[1:], (validation, test), strict=True) if source is None]
+    if known and lacking and not whole:
+        raise EmptyDatasetError(
+            f"Retain statistics hold no pairs to search by or to report from. Give {' and '.join(lacking)}, too, with pairs that the "
+            f"statistics have not seen."
+        )
+    if given is None and not known:
         raise EmptyDatasetError(
             f"No {what} set was given. A step without a retain set would cost everything that is not the concept: give some "
             f"hundred image-text pairs of what is to be kept."
             if what == "retain"
             else "No forget set was given. Give image-text pairs of the concept."
         )
-    pairs = load_pairs(given, what=f"{what} set", **columns)
-    keys = (what, f"validation_{what}", f"test_{what}")
     loaded = {
         key: load_pairs(source, what=f"{part} {what} set", **columns)
         for key, part, source in zip(keys[1:], ("validation", "test"), (validation, test), strict=True)
         if source is not None
     }
+    if known:
+        return loaded
+    pairs = load_pairs(given, what=f"{what} set", **columns)
     if whole:
         return {what: pairs, **loaded}
     shares = [0.6] + [0.2 * (key not in loaded) for key in keys[1:]]
@@ -84,7 +95,7 @@ def warn_of_overlap(parts: Mapping[str, Pairs], concept: str, templates: Sequenc
             f"{overlap} images of the test sets are also in the sets that the gradient or the search sees. What is measured on "
             f"them says little of unseen data: remove duplicates first."
         )
-    shown = sum(name_of(pair, templates).casefold() == concept.casefold() for pair in parts["retain"])
+    shown = sum(name_of(pair, templates).casefold() == concept.casefold() for pair in parts.get("retain", ()))
     if shown:
         logger.warning(
             f"{shown} of {len(parts['retain'])} pairs of the retain set show the concept {concept!r}: the retain loss asks "

@@ -14,6 +14,7 @@ from .errors import UnsupportedModelError
 from .loading import host_kind, load_clip, load_host, load_judge
 from .names import bare_name, check_templates, collect_names, label, with_names
 from .parts import load_parts
+from .retain_statistics import RetainStatistics
 
 
 _MOST_PROMPTS = 50  # that pictures are generated of, the concept's and the others each
@@ -56,6 +57,8 @@ def load_request(args: argparse.Namespace) -> Request:
     for what in ("forget", "retain"):
         for part in ("", "validation_", "test_"):
             settings[part + what] = getattr(args, part + what)
+    if getattr(args, "retain_stats", None) is not None:
+        settings["retain"] = RetainStatistics.from_pretrained(args.retain_stats)
     if args.host is None:
         return Request(model, processor, settings)
 
@@ -95,6 +98,13 @@ def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:
 
 def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
     """Refuses what would be left unread, before anything is loaded."""
+    statistics = getattr(args, "retain_stats", None)
+    if (statistics is None) == (args.retain is None):
+        raise ValueError("Give --retain or --retain-stats, one of them.")
+    if statistics is not None and by_host:
+        raise ValueError(
+            "What a host does is judged by the names and captions of the retain set. Give it with --retain, in place of --retain-stats."
+        )
     for flag in ("host_model", "objective", "component", "evaluate", "judge", "question"):
         harmless = (None, "clip" if flag == "objective" else "zero-shot")
         if args.host is None and getattr(args, flag) not in harmless:

@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """What a run gives back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .gradients import Gradients
+import torch
+
 from .patch import UnlearningPatch
 
 
@@ -23,7 +25,7 @@ class UnlearningResult:
     """
 
     patch: UnlearningPatch
-    retain_gradients: Gradients = field(repr=False)
+    retain_gradients: Mapping[str, torch.Tensor] = field(repr=False)
 
     @property
     def report(self) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from .evaluation import Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_sh
 from .fingerprint import compute_fingerprint
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
+from .known_retain import KnownRetain, as_statistics
 from .loading import find_processor
 from .low_rank import stored_rank
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
 from .objectives import (
     DEFAULT_QUESTIONS,
+    MIN_CONTRAST,
     AnswerObjective,
     ContrastiveObjective,
     DenoisingObjective,
@@ -47,9 +49,6 @@ from .steps import scale_delta
 from .target import check_untouched, find_encoder
 from .towers import Granularity, Layer, candidate_layers, check_clip_model, layer_weights
 from .tuner import SlugConfig
-
-
-MIN_CONTRAST = 64  # a contrastive loss over a handful of pairs says little; over one, nothing
 
 
 def unlearn(
@@ -110,7 +109,8 @@ def unlearn(
         processor (`CLIPProcessor`): Its processor.
         forget, retain (dataset, list, path or Hub id):
             Image-text pairs of the concept, and pairs to keep; anything that [`load_pairs`] reads. Without validation and test
-            sets they are split 60/20/20 by the seed; a set that is given takes nothing from them.
+            sets they are split 60/20/20 by the seed; a set that is given takes nothing from them. [`RetainStatistics`] (or a local
+            folder of them) in place of the pairs to keep save their gradient and their inputs; then validation and test sets must be given.
         concept (`str`, *optional*):
             The concept's name (or a full prompt): `t` in the forget loss, for the forget set only. Defaults to the one name
             or text that all of the forget set shares.
@@ -206,7 +206,19 @@ def unlearn(
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
     judged = evaluate is not None and test_evaluate is not None  # so that nothing need be split off
     parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns, whole=judged)
-    parts |= load_parts("retain", retain, validation_retain, test_retain, seed, columns, whole=judged)
+    statistics = as_statistics(retain)
+    if statistics is not None and objective == "host":
+        raise ValueError(
+            "Retain statistics are those of CLIP's own loss, and objective='host' has another. Use objective='clip', or give the retain set."
+        )
+    if statistics is not None and retain_gradients is not None:
+        raise ValueError(
+            "Retain statistics hold the retain set's gradients; found retain_gradients, too. Give one of them."
+        )
+    given = retain if statistics is None else None
+    parts |= load_parts(
+        "retain", given, validation_retain, test_retain, seed, columns, whole=judged, known=statistics is not None
+    )
 
     concept = common_concept(parts["forget"], templates) if concept is None else concept
     if not concept.strip():
@@ -217,10 +229,12 @@ def unlearn(
     truncated = 0
     if model is not None:
         check_prompts(model, processor, prompts)
-        truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
+        if "retain" in parts:
+            truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
     chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
     if model is not None and not judged:
-        default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size)
+        known = () if statistics is None else statistics.about["names"]
+        default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, known)
         chooser, tester = chooser or default[0], tester or default[1]
         if host is not None:
             warn_of_zero_shot(host)
@@ -238,7 +252,13 @@ def unlearn(
         goal: Objective
         if objective == "clip":
             goal = ContrastiveObjective(
-                cast(Any, model), processor, parts["forget"], parts["retain"], prompts, batch_size, contrast
+                cast(Any, model),
+                processor,
+                parts["forget"],
+                cast(Any, parts.get("retain")),
+                prompts,
+                batch_size,
+                contrast,
             )
         else:
             goal = host_objective(
@@ -253,6 +273,9 @@ def unlearn(
                 seed=seed,
                 concept=name,
             )
+        if statistics is not None:
+            statistics.check(weights, direction == "whitened")
+            goal, contrast = KnownRetain(goal, statistics), statistics.about["retain_batch_size"]
         forget_gradients = goal.forget_gradients(layers)
         if retain_gradients is None:
             retain_gradients = goal.retain_gradients(layers)
@@ -352,11 +375,12 @@ def unlearn(
                 "peak_memory_bytes": peak_memory(device),
                 "patch_bytes": patch.num_bytes,
             },
-            data=describe_data(
+            data=({} if statistics is None else {"retain": statistics.about["retain"]})
+            | describe_data(
                 parts, overlap=overlap, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated
             ),
             retain_statistics=describe_gradients({name: retain_gradients[name] for name in best.layer.modules}),
             seed=seed,
         )
     warn_of_failure(patch.report, tester.primary_metric)
-    return UnlearningResult(patch, dict(retain_gradients))
+    return UnlearningResult(patch, retain_gradients)

@@ -227,3 +227,36 @@ def damaged_files() -> list[str]:
         if not path.name.endswith(".incomplete") and path.name not in names:
             found.append(path.name)
     return found
+
+
+def push_statistics(repo: str) -> str:
+    """Statistics of made-up numbers; what is in the file."""
+    statistics = made_up_statistics()
+    statistics.push_to_hub(repo, token="token-mira")
+    return digest_of(torch.cat([value.flatten() for value in statistics.gradients.values()]))
+
+
+def load_statistics(repo: str, **options: Any) -> str:
+    from hf_slug import RetainStatistics
+
+    statistics = RetainStatistics.from_pretrained(repo, **options)
+    assert statistics.about["retain"]["n"] == 3 and list(statistics.moments) == ["a"]
+    return digest_of(torch.cat([value.flatten() for value in statistics.gradients.values()]))
+
+
+def made_up_statistics() -> Any:
+    from hf_slug import RetainStatistics
+
+    gradients = {name: torch.full((2, 3), float(i)) for i, name in enumerate("ab")}
+    about = {
+        "base_model": {"name_or_path": "user/clip"},
+        "base_fingerprint": {},
+        "objective": "clip",
+        "names": ["one"],
+    }
+    about |= {
+        "retain": {"source": "some", "n": 3, "skipped": 0, "sha256": "0"},
+        "retain_batch_size": 64,
+        "software": {},
+    }
+    return RetainStatistics(gradients, {"a": torch.eye(3)}, about)

@@ -356,3 +356,13 @@ def test_a_patch_that_was_tampered_with_is_refused_and_forgotten(hub, client, re
 def test_a_folder_outside_the_repository_is_refused(client, repo, subfolder):
     kinds, message, unchanged = client(hub_calls.try_to_load, "a pipeline", repo, subfolder=subfolder)
     assert "ValueError" in kinds and "subfolder" in message and unchanged
+
+
+def test_retain_statistics_are_published_and_loaded_by_their_name(hub, client):
+    expected = client(hub_calls.push_statistics, "mira/statistics")
+    head = hub.repos["mira/statistics"].commits[hub.repos["mira/statistics"].refs["main"]]
+    assert {"retain_statistics.safetensors", "retain_statistics.json", "README.md"} <= set(head)
+    assert len(hub.repos["mira/statistics"].commits) == 2  # the Hub's own first one, and this
+    with hub.broken(Fault("/mira/statistics/resolve/*/retain_statistics.safetensors", "etag", 1, "GET")):
+        assert client(hub_calls.load_statistics, "mira/statistics") == expected  # what was damaged is fetched again
+    assert client(hub_calls.load_statistics, "mira/statistics", local_files_only=True) == expected

@@ -28,6 +28,7 @@ def zero_shot_evaluators(
     templates: Sequence[str],
     fa_at: Literal[1, 5] | None,
     batch_size: int,
+    known: Sequence[str] = (),
 ) -> tuple[ZeroShotEvaluator, ZeroShotEvaluator]:
     """
     Makes the evaluators of the validation part and of the test part.
@@ -40,6 +41,7 @@ def zero_shot_evaluators(
         names (`Sequence[str]` or `Mapping`, *optional*): What is classified among. Defaults to all names in the retain parts.
         templates (`Sequence[str]`): How a name is said.
         fa_at, batch_size: See [`ZeroShotEvaluator`].
+        known (`Sequence[str]`, *optional*): Names of a retain set that is not among the parts.
 
     Returns:
         `tuple[ZeroShotEvaluator, ZeroShotEvaluator]`: For the search, and for the report.
@@ -48,7 +50,8 @@ def zero_shot_evaluators(
         EmptyDatasetError: If a retain part shows nothing but the concept.
     """
     if names is None:
-        names = collect_names([parts[key] for key in ("retain", "validation_retain", "test_retain")], templates)
+        shown = [parts[key] for key in ("retain", "validation_retain", "test_retain") if key in parts]
+        names = list(dict.fromkeys([*known, *collect_names(shown, templates)]))
     made = []
     for part in ("validation", "test"):
         forget, retain = parts[f"{part}_forget"], parts[f"{part}_retain"]

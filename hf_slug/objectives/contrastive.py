@@ -13,6 +13,9 @@ from ..gradients import Gradients, compute_forget_gradients, compute_retain_grad
 from ..towers import Layer
 
 
+MIN_CONTRAST = 64  # a contrastive loss over a handful of pairs says little; over one, nothing
+
+
 class ContrastiveObjective:
     """
     `1 - cos(v, t)` of the forget images and the concept's prompts; CLIP's symmetric contrastive loss of the retain pairs.

@@ -1,0 +1,141 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""A retain set that is known by its statistics alone: computing them once, and unlearning by them."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from .data import load_pairs
+from .direction import Direction
+from .fingerprint import compute_fingerprint
+from .gradients import Gradients, eval_mode
+from .names import DEFAULT_TEMPLATE, check_templates, collect_names
+from .objectives import MIN_CONTRAST, ContrastiveObjective, Objective
+from .report import describe_data, describe_model, describe_software
+from .retain_statistics import ABOUT, RetainStatistics
+from .target import check_untouched
+from .towers import Layer, candidate_layers, check_clip_model, layer_weights
+
+
+class KnownRetain:
+    """
+    An objective whose retain side was computed before.
+
+    Args:
+        goal ([`Objective`]): Says what the forget set costs.
+        statistics ([`RetainStatistics`]): Say the rest.
+    """
+
+    def __init__(self, goal: Objective, statistics: RetainStatistics):
+        self.module, self.goal, self.statistics = goal.module, goal, statistics
+
+    def forget_gradients(self, layers: Sequence[Layer]) -> Gradients:
+        """Those of the objective."""
+        return self.goal.forget_gradients(layers)
+
+    def retain_gradients(self, layers: Sequence[Layer]) -> Mapping[str, torch.Tensor]:
+        """Those of the statistics, each read when a layer is scored."""
+        return self.statistics.gradients
+
+    def input_moments(self, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
+        """Those of the statistics."""
+        known = self.statistics.moments
+        return {name: known[name] for layer in layers for name in layer.modules if name in known}
+
+
+def compute_retain_statistics(
+    model: PreTrainedModel,
+    processor: Any,
+    retain: Any,
+    *,
+    tower: Literal["vision", "text", "both"] = "both",
+    direction: Direction = "whitened",
+    norms: bool = False,
+    batch_size: int = 64,
+    retain_batch_size: int | None = None,
+    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    **columns: Any,
+) -> RetainStatistics:
+    """
+    Computes the statistics of a retain set: one gradient of CLIP's contrastive loss, and one pass for the inputs of all layers.
+
+    Args:
+        model (`CLIPModel`): The model, unchanged by this.
+        processor (`CLIPProcessor`): Its processor.
+        retain (dataset, list, path or Hub id): Image-text pairs to keep; all of them are used. Anything that [`load_pairs`] reads.
+        tower (`str`, *optional*, defaults to `"both"`): Whose layers.
+        direction (`str`, *optional*, defaults to `"whitened"`): `"gradient"` leaves the input moments out.
+        norms (`bool`, *optional*, defaults to `False`): Layer norms, too.
+        batch_size, retain_batch_size, template: As in [`unlearn`].
+        columns (additional keyword arguments, *optional*): `image_column`, `text_column` and `name_column`.
+
+    Returns:
+        [`RetainStatistics`]
+
+    Raises:
+        UnsupportedModelError: If the model is no `CLIPModel` with plain weights, or under a patch.
+        GradientError: If the gradient is not finite.
+    """
+    check_clip_model(model)
+    check_untouched(model)
+    pairs = load_pairs(retain, what="retain set", **columns)
+    layers = candidate_layers(model, tower, "matrix", norms)
+    contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
+    goal = ContrastiveObjective(model, processor, pairs, pairs, [], batch_size, contrast)
+    with eval_mode(model):
+        gradients = goal.retain_gradients(layers)
+        moments = goal.input_moments(layers) if direction == "whitened" else {}
+    weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
+    about = {
+        "base_model": describe_model(model),
+        "base_fingerprint": compute_fingerprint(weights),
+        "objective": "clip",
+        "retain": describe_data({"retain": pairs})["retain"],
+        "retain_batch_size": contrast,
+        "names": list(collect_names([pairs], check_templates(template))),
+        "software": describe_software(),
+    }
+    return RetainStatistics(gradients, moments, about)
+
+
+def as_statistics(retain: Any) -> RetainStatistics | None:
+    """The statistics, where statistics or a local folder of them are given as a retain set."""
+    if isinstance(retain, RetainStatistics):
+        return retain
+    if isinstance(retain, (str, Path)) and (Path(retain) / ABOUT).is_file():
+        return RetainStatistics.from_pretrained(retain)
+    return None
+
+
+def run(args: argparse.Namespace) -> int:
+    """`hf-slug retain-stats`: computes the statistics of a retain set; saves or publishes them."""
+    from .loading import load_clip
+    from .output import check_output
+
+    if args.output is None and args.push is None:
+        raise ValueError("Give --output DIR, --push REPO or both: else the statistics would be lost.")
+    if args.output is not None:
+        check_output(args.output)
+    model, processor = load_clip(args.model, args.dtype, args.device, args.revision)
+    statistics = compute_retain_statistics(
+        model,
+        processor,
+        args.retain,
+        tower=args.tower,
+        direction=args.direction,
+        batch_size=args.batch_size,
+        retain_batch_size=args.retain_batch_size,
+        template=tuple(args.template or ("a photo of {}",)),
+        **{f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")},
+    )
+    print(statistics)
+    if args.output is not None:
+        statistics.save_pretrained(args.output)
+        print(f"Saved: {args.output}")
+    if args.push is not None:
+        print(f"Published: {statistics.push_to_hub(args.push, private=args.private or None)}")
+    return 0

@@ -1,0 +1,195 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""What unlearning needs of a retain set, computed once for all concepts: the gradient of its loss, and what it feeds each layer."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from . import hub
+from .errors import CorruptPatchError, NoSuchFolderError
+from .files import MOST_REPORT, StoredTensors, check_file, read_json
+from .fingerprint import verify_fingerprint
+
+
+TENSORS, ABOUT, CARD = "retain_statistics.safetensors", "retain_statistics.json", "README.md"
+_MOST_BYTES = 2**36  # gradients and moments of both towers of the largest CLIP in use take some 20 GB
+_KEYS = {
+    "base_model",
+    "base_fingerprint",
+    "objective",
+    "retain",
+    "retain_batch_size",
+    "names",
+    "same_input",
+    "software",
+}
+
+
+class RetainStatistics:
+    """
+    The statistics of a retain set on one model. Give them to [`unlearn`] as `retain`: then a further concept costs its own gradient alone.
+
+    Args:
+        gradients (`Mapping[str, torch.Tensor]`): Of the retain loss, in float32, by canonical module name.
+        moments (`Mapping[str, torch.Tensor]`):
+            `C = E[x xᵀ]` of each Linear module's inputs, for the whitened direction; none for the plain one.
+        about (`dict[str, Any]`): Of which model and data: `base_model`, `base_fingerprint`, `objective`, `retain` (source, number, hash),
+            `retain_batch_size`, `names`, `software`.
+    """
+
+    def __init__(
+        self, gradients: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], about: Mapping[str, Any]
+    ):
+        self.gradients, self.moments, self.about = gradients, moments, dict(about)
+
+    def __repr__(self) -> str:
+        retain = self.about["retain"]
+        return f"RetainStatistics({len(self.gradients)} modules, {retain['n']} pairs of {retain['source']!r})"
+
+    def check(self, weights: Mapping[str, torch.Tensor], whitened: bool) -> None:
+        """
+        Checks that the statistics are those of these weights.
+
+        Args:
+            weights (`Mapping[str, torch.Tensor]`): Of the candidates, by canonical module name.
+            whitened (`bool`): Whether the moments of Linear modules are needed.
+
+        Raises:
+            WrongBaseError: If the weights are others than the statistics were computed on.
+            ValueError: If a module is missing, or has no moment where one is needed.
+        """
+        missing = [name for name in weights if name not in self.gradients]
+        if missing:
+            raise ValueError(
+                f"The retain statistics hold nothing of {missing[0]} and {len(missing) - 1} others. Compute them for all towers (and "
+                f"norms) that are searched."
+            )
+        bare = [name for name, weight in weights.items() if whitened and weight.ndim == 2 and name not in self.moments]
+        if bare:
+            raise ValueError(
+                f"The retain statistics hold no input moment of {bare[0]} and {len(bare) - 1} others, which direction='whitened' needs. "
+                f"Compute them with it, or use direction='gradient'."
+            )
+        name = self.about["base_model"].get("name_or_path")
+        verify_fingerprint(weights, self.about["base_fingerprint"], base_name=name or None)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """
+        Saves the statistics as a folder. Written aside first and moved in: a failure leaves nothing half.
+
+        Args:
+            save_directory (`str` or `Path`): The folder; made if it does not exist.
+        """
+        target = Path(save_directory)
+        if target.is_file():
+            raise NotADirectoryError(f"{target} is a file. Give a folder for the statistics to be saved in.")
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".retain-") as folder:
+            self._write(Path(folder))
+            for name in (TENSORS, ABOUT, CARD):
+                shutil.move(Path(folder) / name, target / name)
+
+    def _write(self, folder: Path) -> None:
+        first: dict[int, str] = {}
+        same, tensors = (
+            {},
+            {f"gradient.{name}": value.float().cpu().contiguous() for name, value in self.gradients.items()},
+        )
+        known = self.moments.same if isinstance(self.moments, StoredTensors) else {}
+        for name in self.moments:
+            if name in known:
+                same[name] = known[name]
+                continue
+            moment = self.moments[name]
+            if id(moment) in first and not isinstance(self.moments, StoredTensors):
+                same[name] = first[id(moment)]  # several modules read the same
+                continue
+            first[id(moment)] = name
+            tensors[f"moment.{name}"] = moment.float().cpu().contiguous()
+        save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+        about = self.about | {"same_input": same}
+        (folder / ABOUT).write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(self._card(), encoding="utf-8")
+
+    def _card(self) -> str:
+        retain, base = self.about["retain"], self.about["base_model"].get("name_or_path") or "a CLIP model"
+        return (
+            f"---\nlibrary_name: hf-slug\ntags: [slug, unlearning, retain-statistics]\n---\n\n# Retain statistics of {base}\n\n"
+            f"The gradient of CLIP's contrastive loss over {retain['n']:,} pairs ({retain['source']}), and the second moment of what they feed "
+            f"each layer: what [SLUG](https://arxiv.org/abs/2407.11867) needs of a retain set. With them a concept is unlearned from its own "
+            f"pairs alone:\n\n```python\nfrom hf_slug import RetainStatistics, unlearn\n\n"
+            f"unlearn(model, processor, forget, RetainStatistics.from_pretrained(…), validation_retain=…, test_retain=…)\n```\n"
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """
+        Publishes the statistics on the Hub, in one commit.
+
+        Args:
+            repo_id (`str`): Repository id, `"user/name"`; made if it does not exist.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str` or `bool`, *optional*): Token for the Hub.
+            revision (`str`, *optional*): Branch to commit to.
+
+        Returns:
+            `str`: The address of the commit.
+
+        Raises:
+            HubConnectionError: If the connection breaks. The repository is as it was then.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            repo_id = hub.find_repository(repo_id, private, token)
+            self._write(Path(folder))
+            return hub.upload(folder, repo_id, "Upload retain statistics", token, revision=revision)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, **hub_kwargs: Any
+    ) -> "RetainStatistics":
+        """
+        Loads statistics from a local folder (without any network) or from the Hub. Tensors are read when they are needed.
+
+        Args:
+            source (`str` or `Path`): A folder, or a repository id of the Hub.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            hub_kwargs (additional keyword arguments, *optional*): As in [`~huggingface_hub.hf_hub_download`].
+
+        Raises:
+            CorruptPatchError: If a file is missing, damaged, or holds anything else.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            if str(source).startswith(("/", ".", "~")):
+                raise NoSuchFolderError(str(source), "retain statistics")
+            folder = hub.download(str(source), (TENSORS, ABOUT), None, revision, **hub_kwargs)
+        missing = [name for name in (TENSORS, ABOUT) if not (folder / name).is_file()]
+        if missing:
+            raise CorruptPatchError(f"{source} holds no {' and no '.join(missing)}: there are no retain statistics.")
+        about = read_json(folder / ABOUT, MOST_REPORT)
+        lacking = sorted(_KEYS - about.keys())
+        if lacking or not isinstance(about["same_input"], dict):
+            raise CorruptPatchError(
+                f"{folder / ABOUT} is no description of retain statistics ({', '.join(lacking)} missing)."
+            )
+        check_file(folder / TENSORS, _MOST_BYTES)
+        try:
+            same = about.pop("same_input")
+            gradients = StoredTensors(folder / TENSORS, "gradient.")
+            moments = StoredTensors(folder / TENSORS, "moment.", same)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise CorruptPatchError(f"{folder / TENSORS} can't be read ({error}). Download it again.") from error
+        return cls(gradients, moments, about)
