@@ -177,7 +177,7 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
 )
 def test_baselines_are_chosen_by_the_rule_that_chooses_slugs_step(monkeypatch, looks, best, taken):
     left = iter(looks)
-    monkeypatch.setattr(photo_methods, "_Validation", lambda *_: lambda model: next(left))
+    monkeypatch.setattr(photo_methods, "_Validation", lambda *_: lambda model, beat: next(left))
     monkeypatch.setattr(photo_methods, "ClipLosses", lambda *_, **__: types.SimpleNamespace(random=random.Random(0)))
     model = torch.nn.Linear(2, 2)
 
@@ -207,6 +207,9 @@ def test_what_chooses_is_what_the_search_goes_by(folder):
     measured = usual(model)
     assert left == -round(20 * measured["fa5"]) / 20 and kept == pytest.approx(measured["ta"])
     assert forgets is (measured["fa5"] == 0) and (forgets or not is_safe)
+    found = (forgets, is_safe, left, kept)
+    assert look(model, found) == found  # as good: what is kept decides
+    assert look(model, (True, True, 0.0, 0.1)) == (found if forgets and is_safe else (*found[:3], 0.0))
 
 
 def test_a_name_that_is_struck_is_never_taken_for_another(folder):
