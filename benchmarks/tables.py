@@ -63,7 +63,7 @@ class Runs:
             function (`Callable`): From a task to the further fields of its row. At the top of a module.
             tasks (`Iterable[dict]`): The fields that say which run it is, and whatever else `function` needs.
             workers (`int`, *optional*, defaults to 2): Processes at a time.
-            after (`Callable`, *optional*): Called with the rows after each run, e.g. to write the table.
+            after (`Callable`, *optional*): Called with all rows that are kept after each run, and at the end, e.g. to write the table.
 
         Returns:
             `list[dict]`: The rows of these tasks, in their order.
@@ -85,9 +85,8 @@ class Runs:
                         file.write(json.dumps(row) + "\n")
                     after(self.rows)
         by_key = {self.key(row): row for row in self.rows}
-        rows = [by_key[self.key(task)] for task in tasks]
-        after(rows)
-        return rows
+        after(self.rows)  # all that are kept, also those of other calls
+        return [by_key[self.key(task)] for task in tasks]
 
 
 class _Run:
