@@ -12,13 +12,12 @@ import argparse
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 import torch
 from photo_data import DEVELOPMENT, MODEL, Score, collect, load_model, mark_of
 from photo_variants import BASE, GROUPS, PUBLISHED, VARIANTS, WHY, Variant
-from tables import Runs, interval, markdown, percent, percents, write
+from tables import Runs, by_concept, interval, markdown, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 from transformers import CLIPModel
 
@@ -173,22 +172,21 @@ def _key(variant: Variant) -> str:
 MEASURES = ("fa1", "fa5", "people", "objects")
 
 
-def by_concept(rows: Sequence[dict[str, Any]], variant: Variant, key: str) -> list[float]:
-    """What is left of each concept, or how far what is kept falls: means over seeds, which share photographs."""
+def measure(rows: Sequence[dict[str, Any]], variant: Variant, key: str) -> list[float]:
+    """What is left of each concept, or how far what is kept falls: means over seeds."""
 
     def value(row: dict[str, Any]) -> float:
         after = row["variants"][_key(variant)]["after"][key]
         return after if key in ("fa1", "fa5") else row["before"][key] - after
 
-    concepts = dict.fromkeys(row["concept"] for row in rows)
-    return [fmean(value(row) for row in rows if row["concept"] == concept) for concept in concepts]
+    return by_concept(rows, value)
 
 
 def against_default(rows: Sequence[dict[str, Any]], variant: Variant) -> str:
     """Where a variant differs from the default by more than half the 95 % interval of the difference over concepts."""
     said = []
     for key, name in (("fa5", "FA@5"), ("people", "people"), ("objects", "objects")):
-        pairs = zip(by_concept(rows, variant, key), by_concept(rows, BASE, key), strict=True)
+        pairs = zip(measure(rows, variant, key), measure(rows, BASE, key), strict=True)
         mean, half = interval([its - default for its, default in pairs])
         if abs(mean) > max(half, 5e-5):
             said.append(f"{'worse' if mean > 0 else 'better'} in {name}")
@@ -228,7 +226,7 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
             if not found:
                 return []
             for key in MEASURES:
-                means = by_concept(found, variant, key)
+                means = measure(found, variant, key)
                 cells.append(percents(means) if own is people else " ".join(percent(mean, 1) for mean in means))
             if own is people:
                 done = [row["variants"][_key(variant)]["succeeded"] for row in found]

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Who is forgotten of the photographs' CLIP, by which photographs, and how what is left is scored."""
 
-import hashlib
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from hf_slug.data import Pairs, load_pairs
 from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.files import sha256_of
 from hf_slug.inputs import embed_images
 
 
@@ -100,7 +100,7 @@ def load_model(folder: Path | str = MODEL) -> tuple[CLIPModel, CLIPProcessor]:
 
 def mark_of(folder: Path | str) -> str:
     """A mark of a model's weights: what is made of one model is never taken for another's."""
-    return hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest()[:8]
+    return sha256_of(Path(folder, "model.safetensors"))[:8]
 
 
 class Score:

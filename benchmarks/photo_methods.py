@@ -2,9 +2,7 @@
 """Every method on the photographs' CLIP, each with its hyper-parameters chosen on the same validation photographs by one rule."""
 
 import copy
-import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from baselines.clip import ClipLosses, alternate, ascend, dampen, fine_tune, fisher, salun
 from photo_data import Photographs
+from tables import mark
 from train_photo_clip import NAMES, TEMPLATE
 from transformers import CLIPModel
 
@@ -48,7 +47,7 @@ METHODS = (*SLUG, *GRIDS)
 def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
     told = [RISK, SLUG[method]] if method in SLUG else [RISK, PATIENCE, GRIDS[method]]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+    return mark(told)
 
 
 @dataclass
@@ -156,14 +155,14 @@ def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: 
         name = ", ".join(f"{key} {value:g}" for key, value in settings.items() if key not in ("steps", "every"))
         began, own, idle = time.process_time(), None, 0
         marks = _dampen(losses, importance, settings) if importance else TRAINERS[method](losses, **settings)
-        for mark in marks:
+        for step in marks:
             found = look(model, None if best is None else best[0])
             idle = 0 if own is None or found > own or not found[0] else idle + 1
             own = found if own is None else max(own, found)
             if best is None or found > best[0]:
                 state = {name: value.clone() for name, value in model.state_dict().items()}
                 took = shared + time.process_time() - began
-                best = found, f"{name}, step {mark}" if mark else name, state, took
+                best = found, f"{name}, step {step}" if step else name, state, took
             if idle == PATIENCE:
                 break
     assert best is not None

@@ -1,13 +1,13 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The tables, sentences and the picture of `photo_tables.py`, from its rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from photo_data import EVERYONE, OBJECTS, PEOPLE
 from photo_methods import GRIDS, METHODS, PATIENCE, RISK
-from tables import RESULTS, interval, markdown, percent, percents, shares, write
+from tables import RESULTS, by_concept, interval, markdown, percent, percents, shares, write
 
 
 KINDS = {
@@ -22,11 +22,6 @@ Rows = Sequence[dict[str, Any]]
 def falls(rows: Rows, key: str) -> list[float]:
     """How far what is kept falls: a concept's mean over seeds, as seeds share photographs."""
     return by_concept(rows, lambda row: row["struck"][key] - row["after"][key])
-
-
-def by_concept(rows: Rows, value: Callable[[dict[str, Any]], float]) -> list[float]:
-    """The mean of each concept over its seeds."""
-    return [fmean(value(row) for row in own) for own in _concepts(rows).values()]
 
 
 def _concepts(rows: Rows) -> dict[str, list[dict[str, Any]]]:

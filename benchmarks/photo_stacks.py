@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from photo_data import MODEL, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
 from photo_methods import apply
-from photo_tables import PATCHES, save_patch
+from photo_tables import patch_folder, save_patch
 from tables import RESULTS, Runs, markdown, percent, percents, shares, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 
@@ -63,7 +63,7 @@ def _judge(photographs: Photographs, processor: Any) -> ZeroShotEvaluator:
 
 def find_patch(task: dict[str, Any]) -> Path:
     """The patch that `photo_tables.py` has saved, or the same once more."""
-    folder = PATCHES / mark_of(task["model"]) / str(task["seed"]) / task["concept"]
+    folder = patch_folder(task)
     if folder.is_dir():
         return folder
     photographs = collect(task["concept"], task["seed"])

@@ -54,9 +54,14 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def patch_folder(task: dict[str, Any]) -> Path:
+    """Where the patch of a task lies, under the mark of the model it was made of."""
+    return PATCHES / mark_of(task["model"]) / str(task["seed"]) / task["concept"]
+
+
 def save_patch(patch: Any, task: dict[str, Any]) -> Path:
-    """Keeps a patch for `photo_stacks.py`, under the mark of the model it was made of; whole or not at all."""
-    folder = PATCHES / mark_of(task["model"]) / str(task["seed"]) / task["concept"]
+    """Keeps a patch for `photo_stacks.py`; whole or not at all."""
+    folder = patch_folder(task)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}-{os.getpid()}")
         patch.save_pretrained(beside)

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """What all benchmarks share: runs that are kept and not repeated, what a run costs, intervals, and tables that say how they were made."""
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -87,6 +88,19 @@ class Runs:
         by_key = {self.key(row): row for row in self.rows}
         after(self.rows)  # all that are kept, also those of other calls
         return [by_key[self.key(task)] for task in tasks]
+
+
+def mark(settings: Any) -> str:
+    """A short mark of settings (anything JSON can say): rows that were made by others don't belong in one table."""
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+
+
+def by_concept(rows: Iterable[Mapping[str, Any]], value: Callable[[Any], float]) -> list[float]:
+    """The mean of each concept over its rows, which are seeds that share data."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["concept"], []).append(value(row))
+    return [fmean(values) for values in found.values()]
 
 
 class _Run:

@@ -157,7 +157,7 @@ class Benchmark:
         """Pictures of one setting must not be counted with those of another."""
         args, file = self.args, self.args.output / "settings.json"
         now = json.loads(json.dumps({name: getattr(args, name) for name in SETTINGS}))
-        now |= {"data": self.dataset.mark, "classifiers": mark_of(args.classifiers)}  # wherever they lie
+        now |= {"data": self.dataset.digest, "classifiers": mark_of(args.classifiers)}  # wherever they lie
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
             other = [name for name in now if now[name] != before.get(name)]

@@ -124,6 +124,11 @@ def concepts_table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown(header, lines)
 
 
+def file_name(direction: str) -> str:
+    """Of the rows and the table of a direction."""
+    return "zoo_concepts" if direction == "whitened" else f"zoo_concepts_{direction}"
+
+
 def write_table(rows: Sequence[dict[str, Any]]) -> None:
     """Writes the summary, a line a concept, and what went wrong."""
     missed = [row for row in rows if row["after"]["fa1"] > 0.01 or not row["succeeded"]]
@@ -140,12 +145,7 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
         "## Runs that missed",
         "\n".join(lines) or "None.",
     ]
-    write(
-        "zoo_concepts" if direction == "whitened" else f"zoo_concepts_{direction}",
-        parts,
-        "One thread a run.",
-        rows=rows,
-    )
+    write(file_name(direction), parts, "One thread a run.", rows=rows)
 
 
 def main() -> None:
@@ -157,8 +157,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     args = parser.parse_args()
     tasks = [{"concept": c, "seed": seed, "direction": args.direction} for c in args.concepts for seed in args.seeds]
-    name = "zoo_concepts" if args.direction == "whitened" else f"zoo_concepts_{args.direction}"
-    Runs(name, ("concept", "seed", "direction")).complete(run, tasks, args.workers, after=write_table)
+    Runs(file_name(args.direction), ("concept", "seed", "direction")).complete(
+        run, tasks, args.workers, after=write_table
+    )
 
 
 if __name__ == "__main__":

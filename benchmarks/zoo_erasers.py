@@ -2,9 +2,7 @@
 """How each method forgets a concept of the zoo's Stable Diffusion: on the same data, searched by the same validation pictures."""
 
 import copy
-import hashlib
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,7 @@ from baselines.conditioning import embed_prompts
 from baselines.esd import esd
 from baselines.salun import salun
 from baselines.uce import uce
-from tables import measured
+from tables import mark, measured
 from tqdm.auto import tqdm
 
 from hf_slug import zoo
@@ -95,9 +93,8 @@ def forget_by_slug(pipe: Any, method: str, concept: str, seed: int) -> Erasure:
         stored = (Path(folder) / "adapter_model.safetensors").stat().st_size
         pipe.load_unlearning(folder)
     chosen = {key: result.report["chosen"][key] for key in ("layer", "relative_change")}
-    search = (
-        result.report["cost"]["search_s"] / cost.seconds
-    )  # its share of the wall's seconds, and so of the processor's
+    # its share of the wall's seconds, and so of the processor's
+    search = result.report["cost"]["search_s"] / cost.seconds
     return Erasure(chosen, seconds * (1 - search), seconds, cost.peak_bytes, stored, stored)
 
 
@@ -133,7 +130,7 @@ def settings(method: str, quick: bool = False) -> list[dict[str, Any]]:
 def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
     told = [SEARCH_STEPS, FORGET_PER_PROMPT, KEPT_PER_PROMPT, SLUG_SETTINGS.get(method, GRIDS.get(method))]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+    return mark(told)
 
 
 def best_of(looks: Sequence[Mapping[str, float]]) -> int:

@@ -163,6 +163,15 @@ def _input_overlap(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((second.double() @ vh[:count].T).square().sum() / second.double().square().sum().clamp_min(1e-300))
 
 
+def _check_bare(model: Any) -> None:
+    own = list(dict.fromkeys(name for names in get_list_unlearning(model).values() for name in names))
+    if own:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has the unlearning patches {', '.join(own)}, and a stack is measured on the original weights. Call "
+            f"`unload_unlearning()` first, or load the model again."
+        )
+
+
 @contextmanager
 def stacked(
     model: Any, patches: Mapping[str, UnlearningPatch], weights: Mapping[str, float]
@@ -173,12 +182,7 @@ def stacked(
     Raises:
         UnsupportedModelError: If the model has patches of its own, which would be measured, too.
     """
-    own = list(dict.fromkeys(name for names in get_list_unlearning(model).values() for name in names))
-    if own:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has the unlearning patches {', '.join(own)}, and a stack is measured on the original weights. Call "
-            f"`unload_unlearning()` first, or load the model again."
-        )
+    _check_bare(model)
     adapters: dict[str, str] = {}
     try:
         for name, patch in patches.items():
@@ -211,8 +215,7 @@ def measure_stack(
         UnsupportedModelError: If the model has patches of its own.
     """
     factor = dict(zip(patches, weights, strict=True))
-    with stacked(model, {}, {}):  # refuses before anything is measured
-        pass
+    _check_bare(model)  # before anything is measured
     near = {name: evaluator.find_neighbors(model) for name, evaluator in evaluators.items()}
     found: dict[str, Any] = {
         name: {

@@ -70,22 +70,18 @@ def record_moments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Input
         `dict[str, InputMoment]`: By name; modules of another kind are left out.
     """
     moments: dict[str, InputMoment] = {}
+    by_source: dict[str, InputMoment] = {}
     handles = []
     try:
         for name, module in modules.items():
             if not isinstance(module, nn.Linear):
                 continue
             block, _, own = name.rpartition(".")
-            same = [
-                f"{block}.{other}"
-                for other in _READ_THE_SAME
-                if own in _READ_THE_SAME and f"{block}.{other}" in moments
-            ]
-            if same:
-                moments[name] = moments[same[0]]
-                continue
-            moments[name] = InputMoment(module.in_features, module.weight.device)
-            handles.append(module.register_forward_pre_hook(moments[name]))
+            source = block if own in _READ_THE_SAME else name
+            if source not in by_source:
+                by_source[source] = InputMoment(module.in_features, module.weight.device)
+                handles.append(module.register_forward_pre_hook(by_source[source]))
+            moments[name] = by_source[source]
         yield moments
     finally:
         for handle in handles:

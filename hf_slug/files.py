@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""Reading files that strangers wrote: where they lie, how large they are and what they announce is looked at first."""
+"""Reading files that strangers wrote, looking first at where they lie, how large they are and what they announce; writing our own whole."""
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +155,34 @@ def sha256_of_fields(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented; a number that JSON does not know is refused."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterator[Path]:
+    """
+    Gives a folder to write files to, and moves them into another one when all of them are whole: a failure leaves that as it was.
+
+    Args:
+        target (`str` or `Path`): Where they belong; made if it does not exist.
+        names (`Sequence[str]`): The files.
+        what (`str`): What they are, for the message.
+
+    Raises:
+        NotADirectoryError: If there is a file of that name.
+    """
+    target = Path(target)
+    if target.is_file():
+        raise NotADirectoryError(f"{target} is a file. Give a folder for {what} to be saved in.")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as folder:
+        yield Path(folder)
+        for name in names:
+            shutil.move(Path(folder) / name, target / name)
+
+
 class StoredTensors(Mapping[str, torch.Tensor]):
     """
     Tensors of a `.safetensors` file, each read when it is asked for: no more than one is in memory.
@@ -163,22 +194,21 @@ class StoredTensors(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, file: Path, prefix: str, same: Mapping[str, str] | None = None):
-        self.file, self.prefix, self.same = file, prefix, dict(same or {})
+        self.file = file
         with safe_open(file, framework="pt") as opened:
-            self.keys_there = [key.removeprefix(prefix) for key in opened.keys() if key.startswith(prefix)]  # noqa: SIM118
-        self.same = {name: first for name, first in self.same.items() if first in self.keys_there}
+            own = {key.removeprefix(prefix): key for key in opened.keys() if key.startswith(prefix)}  # noqa: SIM118
+        self.places = own | {name: own[first] for name, first in (same or {}).items() if first in own}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self:
-            raise KeyError(name)
+        place = self.places[name]
         with safe_open(self.file, framework="pt") as opened:
-            return opened.get_tensor(self.prefix + self.same.get(name, name))
+            return opened.get_tensor(place)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.same or name in self.keys_there
+        return name in self.places
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.keys_there, *self.same])
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self.keys_there) + len(self.same)
+        return len(self.places)

@@ -226,7 +226,8 @@ def _contrast(
     """
     texts = pairs.texts
     unique = list(dict.fromkeys(texts))
-    rows = torch.tensor([unique.index(text) for text in texts], device=model.device)
+    position = {text: i for i, text in enumerate(unique)}
+    rows = torch.tensor([position[text] for text in texts], device=model.device)
 
     def see() -> Iterator[torch.Tensor]:
         return (embed(model, "vision", batch) for _, batch in image_batches(model, processor, pairs, batch_size))

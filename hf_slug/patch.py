@@ -2,8 +2,6 @@
 """The published artefact: one delta, its config, its report and its card, in a folder that PEFT reads."""
 
 import copy
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from . import hub
 from .arithmetic import compose, expand_factors
 from .card import render_card
 from .errors import CorruptPatchError, MissingDependencyError, NoSuchFolderError, UnsupportedModelError
-from .files import read_json, read_tensors, sha256_of, sha256_of_fields
+from .files import read_json, read_tensors, sha256_of, sha256_of_fields, write_json, written_aside
 from .fingerprint import verify_fingerprint
 from .lora import LoraExport, factorize_to
 from .low_rank import factorize
@@ -164,19 +162,13 @@ class UnlearningPatch:
             save_directory (`str` or `Path`): The folder; made if it does not exist.
             plots (`Sequence[str]`, *optional*): File names of pictures that lie in the folder and belong on the card.
         """
-        target = Path(save_directory)
-        if target.is_file():
-            raise NotADirectoryError(f"{target} is a file. Give a folder for the patch to be saved in.")
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".patch-") as folder:
-            self._write(Path(folder), source=str(save_directory), plots=plots)
-            for name in (WEIGHTS, CONFIG, REPORT, CARD):
-                shutil.move(Path(folder) / name, target / name)
+        with written_aside(save_directory, (WEIGHTS, CONFIG, REPORT, CARD), "the patch") as folder:
+            self._write(folder, source=str(save_directory), plots=plots)
 
     def _write(self, folder: Path, **card: Any) -> None:
         self.config.save_pretrained(str(folder))
         save_file(self.tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        _write_json(folder / REPORT, self.report)
+        write_json(folder / REPORT, self.report)
         fields = read_json(folder / CONFIG)
         # not of the card, which people edit on the Hub
         fields["content_sha256"] = {
@@ -184,7 +176,7 @@ class UnlearningPatch:
             "report": sha256_of_fields(self.report),
             "config": content_of(fields),
         }
-        _write_json(folder / CONFIG, fields)
+        write_json(folder / CONFIG, fields)
         deltas = self.deltas
         shapes = {name: tuple(delta.shape) for name, delta in deltas.items()}
         norms = {name: float(delta.double().norm()) for name, delta in deltas.items()}
@@ -348,7 +340,3 @@ def draw_plots(report: dict[str, Any], folder: Path) -> list[str]:
         return [path.name for path in plots.save_plots(report, folder)] if "layers" in report else []
     except MissingDependencyError:
         return []
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

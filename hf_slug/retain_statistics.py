@@ -1,8 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """What unlearning needs of a retain set, computed once for all concepts: the gradient of its loss, and what it feeds each layer."""
 
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from safetensors.torch import save_file
 
 from . import hub
 from .errors import CorruptPatchError, NoSuchFolderError
-from .files import MOST_REPORT, StoredTensors, check_file, read_json
+from .files import MOST_REPORT, StoredTensors, check_file, read_json, write_json, written_aside
 from .fingerprint import verify_fingerprint
 
 
@@ -87,35 +85,22 @@ class RetainStatistics:
         Args:
             save_directory (`str` or `Path`): The folder; made if it does not exist.
         """
-        target = Path(save_directory)
-        if target.is_file():
-            raise NotADirectoryError(f"{target} is a file. Give a folder for the statistics to be saved in.")
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".retain-") as folder:
-            self._write(Path(folder))
-            for name in (TENSORS, ABOUT, CARD):
-                shutil.move(Path(folder) / name, target / name)
+        with written_aside(save_directory, (TENSORS, ABOUT, CARD), "the statistics") as folder:
+            self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        first: dict[int, str] = {}
-        same, tensors = (
-            {},
-            {f"gradient.{name}": value.float().cpu().contiguous() for name, value in self.gradients.items()},
-        )
-        known = self.moments.same if isinstance(self.moments, StoredTensors) else {}
+        tensors = {f"gradient.{name}": value.float().cpu().contiguous() for name, value in self.gradients.items()}
+        stored = self.moments.places if isinstance(self.moments, StoredTensors) else None
+        first: dict[str | int, str] = {}
+        same: dict[str, str] = {}
         for name in self.moments:
-            if name in known:
-                same[name] = known[name]
-                continue
-            moment = self.moments[name]
-            if id(moment) in first and not isinstance(self.moments, StoredTensors):
-                same[name] = first[id(moment)]  # several modules read the same
-                continue
-            first[id(moment)] = name
-            tensors[f"moment.{name}"] = moment.float().cpu().contiguous()
+            one = first.setdefault(stored[name] if stored is not None else id(self.moments[name]), name)
+            if one == name:
+                tensors[f"moment.{name}"] = self.moments[name].float().cpu().contiguous()
+            else:  # several modules read the same
+                same[name] = one
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
-        about = self.about | {"same_input": same}
-        (folder / ABOUT).write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(folder / ABOUT, self.about | {"same_input": same})
         (folder / CARD).write_text(self._card(), encoding="utf-8")
 
     def _card(self) -> str:

@@ -1,5 +1,9 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import json
 import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may depend on a network
@@ -65,6 +69,16 @@ def noise_rows(count: int, seed: int = 0, names: list[str] | None = None) -> lis
         image = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
         rows.append({"image": image, "text": f"a photo of {names[i % len(names)]}", "name": names[i % len(names)]})
     return rows
+
+
+def write_folder(folder: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """An image folder with metadata.jsonl, as a user would have it."""
+    folder.mkdir()
+    with open(folder / "metadata.jsonl", "w") as metadata:
+        for i, row in enumerate(rows):
+            row["image"].save(folder / f"{i}.png")
+            metadata.write(json.dumps({"file_name": f"{i}.png", "text": row["text"], "name": row["name"]}) + "\n")
+    return str(folder)
 
 
 def noise_pairs(count: int, seed: int = 0, names: list[str] | None = None) -> Pairs:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import write_folder
 from peft import PeftModel
 from transformers import CLIPTextModel
 
@@ -13,16 +14,6 @@ from hf_slug.request import read_names
 from hf_slug.tables import format_table
 from hf_slug.zoo import concept_pairs
 from hf_slug.zoo.data import DIGITS
-
-
-def write_folder(folder, rows):
-    """An image folder with metadata.jsonl, as a user would have it."""
-    folder.mkdir()
-    with open(folder / "metadata.jsonl", "w") as metadata:
-        for i, row in enumerate(rows):
-            row["image"].save(folder / f"{i}.png")
-            metadata.write(json.dumps({"file_name": f"{i}.png", "text": row["text"], "name": row["name"]}) + "\n")
-    return str(folder)
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Weights of a stack, fitted to each other: that they forget, that less would not, and that nothing else changes."""
 
-import json
 import logging
 
 import pytest
 import torch
 from attachment_helpers import FC1, VISION_V, make_patch
-from conftest import assert_same, snapshot
+from conftest import assert_same, snapshot, write_folder
 
 from hf_slug import UnlearningPatch, fit_weights, load_pairs, set_unlearning, unlearn, zoo
 from hf_slug.cli import main
@@ -144,8 +143,8 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     for flag, split in (("--validation-forget", "validation"), ("--forget", "test")):
         for concept in CONCEPTS:
             pairs, retain = zoo.concept_pairs(concept, split, 0, limit_per_digit=5)
-            arguments += [flag, write_pairs(tmp_path / f"{concept} {split}", pairs)]
-    arguments += ["--retain", write_pairs(tmp_path / "retain", retain), "--output", str(tmp_path / "both")]
+            arguments += [flag, write_folder(tmp_path / f"{concept} {split}", pairs)]
+    arguments += ["--retain", write_folder(tmp_path / "retain", retain), "--output", str(tmp_path / "both")]
     assert main(arguments) == 0
     assert "fitted weight" in capsys.readouterr().out
     report = UnlearningPatch.from_pretrained(tmp_path / "both").report
@@ -163,14 +162,3 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     same = [argument.replace(" test", " validation") for argument in arguments]
     assert main([*same[:-1], str(tmp_path / "none")]) == 2
     assert "also in --validation-forget" in capsys.readouterr().err and not (tmp_path / "none").exists()
-
-
-def write_pairs(folder, rows):
-    """A folder of images with their texts, as datasets' imagefolder reads it."""
-    folder.mkdir()
-    with open(folder / "metadata.jsonl", "w") as file:
-        for i, row in enumerate(rows):
-            row["image"].save(folder / f"{i}.png")
-            kept = {key: value for key, value in row.items() if isinstance(value, (str, int))}
-            file.write(json.dumps({"file_name": f"{i}.png", **kept}) + "\n")
-    return str(folder)

@@ -67,8 +67,7 @@ def small(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     for module in (photo_report, photo_stacks):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    for module in (photo_tables, photo_stacks):
-        monkeypatch.setattr(module, "PATCHES", tmp_path / "patches")
+    monkeypatch.setattr(photo_tables, "PATCHES", tmp_path / "patches")
     train_photo_clip.open_objects.cache_clear()
     yield
     train_photo_clip.open_objects.cache_clear()

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from attachment_helpers import FC1, make_patch
-from conftest import assert_same, make_clip, noise_pairs, snapshot
+from conftest import assert_same, make_clip, noise_pairs, snapshot, write_folder
 
 from hf_slug import RetainStatistics, compute_retain_statistics, unlearn
 from hf_slug.cli import main
@@ -151,12 +151,8 @@ def test_the_commands(processor, tmp_path, capsys):
     processor.save_pretrained(tmp_path / "model")
     folders = {}
     for name, pairs in {**sets(), "retain": noise_pairs(30, 6, KEPT)}.items():
-        folders[name] = tmp_path / name
-        folders[name].mkdir()
-        with open(folders[name] / "metadata.jsonl", "w") as file:
-            for i, pair in enumerate(pairs):
-                pair.image.save(folders[name] / f"{i}.png")
-                file.write(json.dumps({"file_name": f"{i}.png", "text": pair.text, "name": pair.name}) + "\n")
+        rows = [{"image": pair.image, "text": pair.text, "name": pair.name} for pair in pairs]
+        folders[name] = write_folder(tmp_path / name, rows)
     own = ["--model", str(tmp_path / "model")]
     assert main(["retain-stats", *own, "--retain", str(folders["retain"])]) == 2
     assert "would be lost" in capsys.readouterr().err

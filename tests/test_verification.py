@@ -5,7 +5,7 @@ import copy
 import json
 
 import pytest
-from conftest import assert_same, snapshot
+from conftest import assert_same, snapshot, write_folder
 
 from hf_slug import load_pairs, unlearn, zoo
 from hf_slug.cli import main
@@ -73,15 +73,6 @@ def test_what_can_not_be_compared_is_refused(made):
     empty.report = {}
     with pytest.raises(ValueError, match="nothing to verify"):
         verify_patch(empty, zoo.load_clip()[0], evaluator(sets))
-
-
-def write_folder(folder, rows):
-    folder.mkdir()
-    with (folder / "metadata.jsonl").open("w") as file:
-        for i, row in enumerate(rows):
-            row["image"].save(folder / f"{i}.png")
-            file.write(json.dumps({"file_name": f"{i}.png", "text": row["text"], "name": row["name"]}) + "\n")
-    return str(folder)
 
 
 def test_the_command(made, tmp_path, capsys):

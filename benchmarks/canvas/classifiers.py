@@ -8,7 +8,6 @@ The authors' checkpoints, by `machine_unlearning/evaluation/quantitative/accurac
 "Difference between the ckpts?").
 """
 
-import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tables import mark
 from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_slug import ClassifierJudge
 from hf_slug.errors import UnsupportedModelError
+from hf_slug.files import sha256_of
 
 from .protocol import Canvas, Cell
 
@@ -138,13 +139,8 @@ def load_judge(folder: Path, canvas: Canvas, device: str) -> CanvasJudge:
 
 def mark_of(folder: Path) -> str:
     """A mark of the weights of a folder of classifiers: rows that other ones have judged can't be compared."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".safetensors", ".bin")):
-        digest.update(file.relative_to(folder).as_posix().encode())
-        with file.open("rb") as opened:
-            while part := opened.read(2**24):
-                digest.update(part)
-    return digest.hexdigest()[:16]
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".safetensors", ".bin"))
+    return mark([(file.relative_to(folder).as_posix(), sha256_of(file)) for file in files])
 
 
 def _transformers(folder: Path, names: Sequence[str], device: str) -> ClassifierJudge:

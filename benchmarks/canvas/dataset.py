@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The data set in its published layout, `<style>/<object>/<n>.jpg`, and the forget and retain sets taken from it."""
 
-import hashlib
 from itertools import islice
 from pathlib import Path
+
+from tables import mark
 
 from hf_slug.data import Pair, Pairs, load_pairs
 from hf_slug.errors import UnreadableSourceError
@@ -39,10 +40,9 @@ class Dataset:
             )
 
     @property
-    def mark(self) -> str:
+    def digest(self) -> str:
         """A mark of the pictures, by their names and sizes: rows that were made from others can't be compared."""
-        told = [(cell, file.name, file.stat().st_size) for cell, files in self.files.items() for file in files]
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+        return mark([(cell, file.name, file.stat().st_size) for cell, files in self.files.items() for file in files])
 
     def pairs(self, concept: str, shown: bool, limit: int) -> Pairs:
         """
