@@ -85,7 +85,7 @@ def forget_by_slug(pipe: Any, method: str, concept: str, seed: int) -> Erasure:
     report.settings["num_inference_steps"] = 1
     with measured() as cost:
         result = zoo.unlearn_stable_diffusion(
-            concept, seed, search_evaluator(concept), report, **SLUG_SETTINGS[method]
+            concept, seed, search_evaluator(concept), report, pipe, **SLUG_SETTINGS[method]
         )
     seconds = time.process_time() - started
     with tempfile.TemporaryDirectory() as folder:

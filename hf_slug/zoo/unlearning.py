@@ -84,6 +84,7 @@ def unlearn_stable_diffusion(
     seed: int = 0,
     evaluate: Any = None,
     test_evaluate: Any = None,
+    pipe: Any = None,
     **settings: Any,
 ) -> "UnlearningResult":
     """
@@ -94,6 +95,7 @@ def unlearn_stable_diffusion(
         seed (`int`, *optional*, defaults to `0`): Seed of which handwriting is taken, how it is drawn, and how it is noised.
         evaluate, test_evaluate ([`GenerationEvaluator`], *optional*):
             Default to [`picture_evaluator`] with 10 and 1 pictures a prompt for the search, and 10 and 2 for the report.
+        pipe (`StableDiffusionPipeline`, *optional*): The zoo's, where it is loaded already; left as it is.
         settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`.
 
     Returns:
@@ -111,7 +113,7 @@ def unlearn_stable_diffusion(
         forget,
         retain,
         concept=concept,
-        host=load_stable_diffusion(),
+        host=pipe or load_stable_diffusion(),
         evaluate=evaluate or picture_evaluator(concept, SEARCH_SEED, 10, 1),
         test_evaluate=test_evaluate or picture_evaluator(concept, TEST_SEED, 10, 2),
         names=data.names(kind),
