@@ -21,7 +21,7 @@ from tables import Runs, by_concept, interval, markdown, percent, percents, writ
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 from transformers import CLIPModel
 
-from hf_slug.direction import InputMoment, compute_directions, compute_input_moments, whiten
+from hf_slug.direction import InputMoment, compute_directions, compute_input_moments, sum_up, whiten
 from hf_slug.evaluation import ZeroShotEvaluator, seen_beside
 from hf_slug.gradients import eval_mode
 from hf_slug.inputs import image_batches, text_batch
@@ -131,7 +131,7 @@ class Trial:
             for handle in handles:
                 handle.remove()
             self.model.zero_grad()
-            self.outputs = {name: moment.mean for name, moment in moments.items()}
+            self.outputs = sum_up(moments)
         return self.outputs
 
     def _choose(

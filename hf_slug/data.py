@@ -2,48 +2,16 @@
 """Forget and retain sets: image-text pairs, read once from whatever holds them, checked, and kept in order."""
 
 import hashlib
-import logging
-import math
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from PIL import Image
 
-from .errors import EmptyDatasetError, TooManyUnreadableError, UnreadableImageError
-from .images import Encoded, content, decode, encode
-from .sources import Columns, open_source
+from .errors import EmptyDatasetError
+from .images import content
+from .reading import Pair, PairReader
+from .sources import Columns
 from .splits import stratified_split
-
-
-logger = logging.getLogger(__name__)
-
-MAX_UNREADABLE = 0.1  # more than that, and it is the dataset that is broken
-
-
-@dataclass(frozen=True)
-class Pair:
-    """
-    One image and its text.
-
-    Args:
-        text (`str`):
-            The caption.
-        name (`str`, *optional*):
-            The name of the pair's class, where the source tells it.
-        encoded (`bytes`, `str` or `PIL.Image.Image`):
-            The image as it is stored: the bytes of its file, its path, or what PIL already holds.
-    """
-
-    text: str
-    name: str | None
-    encoded: Encoded
-
-    @property
-    def image(self) -> Image.Image:
-        """The image in RGB, decoded at every access: a set of thousands costs the memory of its files only."""
-        return decode(self.encoded)
 
 
 class Pairs(Sequence[Pair]):
@@ -97,6 +65,10 @@ class Pairs(Sequence[Pair]):
         """Returns the pairs at the given indices, in the order given."""
         return Pairs([self._pairs[i] for i in indices], self.source, self.skipped, self.captionless)
 
+    def groups(self, size: int) -> "Iterator[Pairs]":
+        """Yields the pairs so many at a time, in order; the last group may be smaller."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
     def split(self, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> "tuple[Pairs, ...]":
         """
         Splits the pairs at random into disjoint parts that together hold all of them.
@@ -127,9 +99,14 @@ class Pairs(Sequence[Pair]):
         """Returns a hash of the texts and of the images as they are stored, to tell two sets apart in a report."""
         digest = hashlib.sha256()
         for pair in self._pairs:
-            for piece in (pair.text.encode(), content(pair.encoded)):
-                digest.update(len(piece).to_bytes(8, "big") + piece)
+            digest_pair(digest, pair)
         return digest.hexdigest()[:16]
+
+
+def digest_pair(digest: Any, pair: Pair) -> None:
+    """Adds a pair to the hash of a set."""
+    for piece in (pair.text.encode(), content(pair.encoded)):
+        digest.update(len(piece).to_bytes(8, "big") + piece)
 
 
 def load_pairs(
@@ -185,54 +162,7 @@ def load_pairs(
         raise EmptyDatasetError(f"There is no {what}. Give a folder, a file, a dataset or a list of (image, text).")
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"`max_samples` must be at least 1, got {max_samples}.")
-    opened = open_source(source, Columns(image_column, text_column, name_column), split=split, streaming=streaming)
-    pairs: list[Pair] = []
-    reasons: list[str] = []
-    captionless = unreadable = 0
-    most = min((n for n in (max_samples, opened.total) if n is not None), default=math.inf)
-    for row in _progress(opened.rows, most, f"Reading the {what}", progress):
-        try:
-            image, text, name = _raise(row) if isinstance(row, Exception) else row
-            if not isinstance(text, str) or not text.strip():
-                captionless += 1
-                continue
-            encoded = encode(image)
-            decode(encoded)
-            pairs.append(Pair(text, None if name is None or name != name or name == "" else str(name), encoded))
-        except UnreadableImageError as error:
-            unreadable += 1
-            reasons = [*reasons, str(error)][:3]
-            if unreadable > MAX_UNREADABLE * (unreadable + most):
-                break  # whatever comes, too many are unreadable: don't read a large source to its end
-        if len(pairs) == max_samples:
-            break
-    tried = len(pairs) + unreadable
-    found = f"{unreadable} of {tried} images of the {what} ({opened.source}) are unreadable: {'; '.join(reasons)}"
-    found += "; …" if unreadable > len(reasons) else ""
-    if unreadable > MAX_UNREADABLE * tried:
-        raise TooManyUnreadableError(
-            f"{found}. At most {MAX_UNREADABLE:.0%} are skipped. Check that the images are where the rows say and "
-            f"that {image_column!r} is their column (`image_column=`, `--image-column`), or remove these rows."
-        )
-    no_text = f"{captionless} rows had no text (a string that is not blank) in {text_column!r}"
-    if not pairs:
-        why = f" {no_text}." if captionless else ""
-        raise EmptyDatasetError(f"The {what} is empty: {opened.source} holds no pair of an image and a text.{why}")
-    if unreadable:
-        logger.warning("Skipped: %s.", found)
-    if captionless:
-        logger.warning("Skipped while reading the %s (%s): %s.", what, opened.source, no_text)
-    return Pairs(pairs, opened.source, unreadable, captionless)
-
-
-def _raise(error: Exception) -> Any:
-    raise UnreadableImageError(str(error) or type(error).__name__) from error
-
-
-def _progress(rows: Iterable[Any], total: float, description: str, shown: bool) -> Any:
-    from huggingface_hub.utils import tqdm  # has the Hub's switch; that of `datasets` counts once it is imported
-
-    datasets = sys.modules.get("datasets")
-    off = not shown or (datasets is not None and datasets.are_progress_bars_disabled())
-    known = None if total == math.inf else int(total)
-    return tqdm(rows, total=known, desc=description, unit=" pairs", delay=1, disable=off)
+    columns = Columns(image_column, text_column, name_column)
+    reader = PairReader(source, columns, what, split, streaming, max_samples, progress)
+    pairs = list(reader)
+    return Pairs(pairs, reader.name, reader.unreadable, reader.captionless)

@@ -4,18 +4,20 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .arithmetic import accumulation_dtype
 from .data import Pairs
 from .gradients import Gradients
-from .inputs import image_batches, text_batch
+from .inputs import prepared, text_batch
 from .low_rank import truncate
+from .processes import ALONE, Processes
+from .streams import PairStream
 from .towers import TOWERS, Layer, embed, resolve_modules
 
 
@@ -23,6 +25,7 @@ Direction = Literal["whitened", "gradient"]
 
 DIRECTIONS: tuple[Direction, ...] = ("whitened", "gradient")
 _READ_THE_SAME = ("q_proj", "k_proj", "v_proj")
+_MOST_TEXTS = 8192  # different captions that are counted before they are run
 
 
 class InputMoment:
@@ -51,11 +54,6 @@ class InputMoment:
         rows, weights = rows.reshape(-1, rows.shape[-1]), weights.reshape(-1)
         self.total += (rows * weights[:, None]).T @ rows
         self.count += float(weights.sum())
-
-    @cached_property
-    def mean(self) -> torch.Tensor:
-        """`C`, of shape (in_features, in_features); once all is summed up."""
-        return self.total / self.count
 
 
 @contextmanager
@@ -88,9 +86,25 @@ def record_moments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Input
             handle.remove()
 
 
+def sum_up(moments: Mapping[str, InputMoment], processes: Processes = ALONE) -> dict[str, torch.Tensor]:
+    """Returns `C` by name, over what all processes have recorded; what several modules read, once."""
+    means: dict[int, torch.Tensor] = {}
+    for moment in moments.values():
+        if id(moment) not in means:
+            count = torch.tensor(moment.count, dtype=moment.dtype, device=moment.total.device)
+            both = processes.sum({"total": moment.total, "count": count})
+            means[id(moment)] = both["total"] / both["count"]
+    return {name: means[id(moment)] for name, moment in moments.items()}
+
+
 @torch.no_grad()
 def compute_input_moments(
-    model: PreTrainedModel, processor: Any, layers: Sequence[Layer], pairs: Pairs, batch_size: int = 64
+    model: PreTrainedModel,
+    processor: Any,
+    layers: Sequence[Layer],
+    pairs: Pairs | PairStream,
+    batch_size: int = 64,
+    processes: Processes = ALONE,
 ) -> dict[str, torch.Tensor]:
     """
     Computes the second moment `C = E[x xᵀ]` of the inputs of every Linear module of some layers, over the retain set.
@@ -99,8 +113,9 @@ def compute_input_moments(
         model (`CLIPModel`): The model.
         processor (`CLIPProcessor`): Its processor.
         layers (`Sequence[Layer]`): The layers, best only those that will be searched.
-        pairs (`Pairs`): The retain set. Equal captions are run once and counted as often as they occur.
+        pairs (`Pairs` or [`PairStream`]): The retain set. Equal captions are run once and counted as often as they occur.
         batch_size (`int`, *optional*, defaults to 64): Pairs per forward pass.
+        processes ([`Processes`], *optional*): Those that share the batches.
 
     Returns:
         `dict[str, torch.Tensor]`: (in_features, in_features) matrices in float64 by canonical module name.
@@ -109,21 +124,32 @@ def compute_input_moments(
     by_tower: dict[str, dict[str, nn.Module]] = {tower: {} for tower in TOWERS}
     for layer in layers:
         by_tower[layer.tower] |= {name: model.get_submodule(live[name]) for name in layer.modules}
-    with record_moments(by_tower["vision"]) as vision:
-        if vision:
-            for _, batch in image_batches(model, processor, pairs, batch_size, "retain inputs"):
+    counts: Counter[str] = Counter()
+    with record_moments(by_tower["vision"]) as vision, record_moments(by_tower["text"]) as text:
+
+        def read_counted() -> None:
+            texts = list(counts)
+            for start in range(0, len(texts), batch_size):
+                part = texts[start : start + batch_size]
+                batch = text_batch(model, processor, part)
+                often = torch.tensor([float(counts[caption]) for caption in part], device=model.device)
+                for moment in text.values():
+                    moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
+                embed(model, "text", batch)
+            counts.clear()
+
+        known = -(-len(pairs) // batch_size) if isinstance(pairs, Pairs) else None
+        hidden = not vision or (known is not None and known < 3)
+        bar = logging.tqdm(pairs.groups(batch_size), desc="retain inputs", total=known, leave=False, disable=hidden)
+        own = (group for _, group in processes.mine(bar))
+        for group, batch in prepared(model, processor, own) if vision else ((group, {}) for group in own):
+            if vision:
                 embed(model, "vision", batch)
-    with record_moments(by_tower["text"]) as text:
-        counts = Counter(pairs.texts)
-        texts = list(counts) if text else []
-        for start in range(0, len(texts), batch_size):
-            part = texts[start : start + batch_size]
-            batch = text_batch(model, processor, part)
-            often = torch.tensor([float(counts[text]) for text in part], device=model.device)
-            for moment in text.values():
-                moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
-            embed(model, "text", batch)
-    return {name: moment.mean for name, moment in (vision | text).items()}
+            counts.update(group.texts if text else ())
+            if len(counts) > _MOST_TEXTS:
+                read_counted()
+        read_counted()
+    return sum_up(vision | text, processes)
 
 
 def whiten(gradient: torch.Tensor, moment: torch.Tensor, epsilon: float = 0.03) -> torch.Tensor:

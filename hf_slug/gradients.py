@@ -3,16 +3,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .arithmetic import accumulation_dtype
+from .contrast import Contrast
 from .data import Pairs
 from .errors import GradientError
-from .inputs import embed_images, embed_texts, image_batches, text_batch
-from .losses import forget_loss, normalize, retain_loss
+from .inputs import embed_texts, image_batches, text_batch
+from .losses import forget_loss, normalize
+from .processes import ALONE, Processes
+from .streams import PairStream
 from .towers import Layer, Tower, embed, layer_weights
 
 
@@ -89,6 +93,11 @@ class GradientMean:
                 continue
             self.mean[name].add_(part.to(self.mean[name].dtype), alpha=share / self.scale)
 
+    def over(self, processes: Processes, total: float = 1.0) -> Gradients:
+        """Returns the sum of what all processes added, divided by `total`: the mean, where shares add up to that."""
+        self.mean = processes.sum(self.mean)
+        return {name: mean.div_(total) for name, mean in self.mean.items()}
+
 
 def _weights_by_tower(model: torch.nn.Module, layers: Sequence[Layer]) -> dict[Tower, dict[str, torch.nn.Parameter]]:
     by_tower: dict[Tower, dict[str, torch.nn.Parameter]] = {}
@@ -104,6 +113,7 @@ def compute_forget_gradients(
     pairs: Pairs,
     prompts: Sequence[str] | None = None,
     batch_size: int = 64,
+    processes: Processes = ALONE,
 ) -> Gradients:
     """
     Computes `∇_W (1/n) Σᵢ (1 - cos(vᵢ, t))` for the weight of every candidate layer.
@@ -119,6 +129,7 @@ def compute_forget_gradients(
         prompts (`Sequence[str]`, *optional*):
             Texts of the concept; every image is held against each of them. Without, each against its own caption.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass; changes memory, not the result.
+        processes ([`Processes`], *optional*): Those that share the batches.
 
     Returns:
         `dict[str, torch.Tensor]`: Gradients in float32 by canonical module name.
@@ -134,35 +145,34 @@ def compute_forget_gradients(
     else:
         texts = list(prompts)
         against = torch.arange(len(texts)).expand(len(pairs), -1)
+    against = against.to(model.device)
     weights = _weights_by_tower(model, layers)
-    description, result = "forget gradient", Gradients()
-
-    if "vision" in weights:
-        with torch.no_grad():
-            targets = embed_texts(model, processor, texts)
-        images, mean = [], GradientMean(weights["vision"])
-        with requires_grad_only(model, weights["vision"]):
-            for start, batch in image_batches(model, processor, pairs, batch_size, description):
-                seen = embed(model, "vision", batch)
-                loss = forget_loss(seen[:, None], targets[against[start : start + len(seen)].to(targets.device)])
-                mean.add(loss, len(seen) / len(pairs))
-                images.append(seen.detach())
-        result |= mean.mean
+    seeing = weights.get("vision", {})
+    with torch.no_grad():
+        targets = embed_texts(model, processor, texts) if seeing else None
+    # (texts, d): the share of the mean unit embedding that is held against each
+    pull = torch.zeros(
+        len(texts), model.config.projection_dim, dtype=accumulation_dtype(model.device), device=model.device
+    )
+    mean = GradientMean(seeing)
+    with requires_grad_only(model, seeing):
+        for start, batch in image_batches(model, processor, pairs, batch_size, "forget gradient", processes):
+            held = against[start : start + batch_size]
+            seen = embed(model, "vision", batch)
+            if targets is not None:
+                mean.add(forget_loss(seen[:, None], targets[held]), len(seen) / len(pairs))
+            unit = normalize(seen.detach())
+            for column in held.T:
+                pull.index_add_(0, column, unit, alpha=1 / against.numel())
+    result = mean.over(processes)
     if "text" in weights:
-        seen = normalize(
-            torch.cat(images)
-            if "vision" in weights
-            else embed_images(model, processor, pairs, batch_size, description)
-        )
-        pull = torch.zeros(len(texts), seen.shape[1], dtype=seen.dtype, device=seen.device)
-        for column in against.T.to(seen.device):
-            pull.index_add_(0, column, seen, alpha=1 / against.numel())
+        pull = processes.sum({"pull": pull})["pull"]
         mean = GradientMean(weights["text"])
         with requires_grad_only(model, weights["text"]):
-            for start in range(0, len(texts), batch_size):
+            for _, start in processes.mine(range(0, len(texts), batch_size)):
                 said = normalize(embed(model, "text", text_batch(model, processor, texts[start : start + batch_size])))
                 mean.add(-(said * pull[start : start + batch_size]).sum(), 1.0)
-        result |= mean.mean
+        result |= mean.over(processes)
     return result
 
 
@@ -170,9 +180,10 @@ def compute_retain_gradients(
     model: PreTrainedModel,
     processor: Any,
     layers: Sequence[Layer],
-    pairs: Pairs,
+    pairs: Pairs | PairStream,
     contrast: int = 64,
     batch_size: int | None = None,
+    processes: Processes = ALONE,
 ) -> Gradients:
     """
     Computes the gradient of CLIP's contrastive loss on the retain set for every candidate layer.
@@ -183,12 +194,15 @@ def compute_retain_gradients(
         model (`CLIPModel`): The model, unchanged by this.
         processor (`CLIPProcessor`): Its processor.
         layers (`Sequence[Layer]`): The candidates.
-        pairs (`Pairs`): The retain set, taken in the order given.
+        pairs (`Pairs` or [`PairStream`]): The retain set, taken in the order given.
         contrast (`int`, *optional*, defaults to 64):
             Pairs that are contrasted with each other. Unlike the forget loss, this loss depends on it.
         batch_size (`int`, *optional*):
             Pairs per forward pass; changes memory, not the result. Fewer than `contrast` are run twice (GradCache, Gao et al. 2021).
             Defaults to `contrast`.
+        processes ([`Processes`], *optional*):
+            Those that share the work: whole groups of `contrast` pairs or, where a group is more than a batch, its batches, whose
+            embeddings are then gathered.
 
     Returns:
         `dict[str, torch.Tensor]`: Gradients in float32 by canonical module name.
@@ -198,61 +212,21 @@ def compute_retain_gradients(
     """
     weights = _weights_by_tower(model, layers)
     together = {name: weight for part in weights.values() for name, weight in part.items()}
-    captions = None if "text" in weights else embed_texts(model, processor, pairs.texts)
-    mean = GradientMean(together)
-    starts = range(0, len(pairs), contrast)
+    size = batch_size or contrast
+    contrasted = Contrast(model, processor, set(weights), size, processes)
+    mean, total = GradientMean(together), 0
+    known = -(-len(pairs) // contrast) if isinstance(pairs, Pairs) else None
+    groups = enumerate(pairs.groups(contrast))
+    bar = logging.tqdm(
+        groups, desc="retain gradient", total=known, leave=False, disable=known is not None and known < 3
+    )
     with requires_grad_only(model, together):
-        for start in logging.tqdm(starts, desc="retain gradient", leave=False, disable=len(starts) < 3):
-            group = pairs.subset(range(start, min(start + contrast, len(pairs))))
-            said = None if captions is None else captions[start : start + contrast]
-            for term in _contrast(model, processor, group, said, set(weights), batch_size or contrast):
-                mean.add(term, len(group) / len(pairs))
-    return mean.mean
-
-
-def _contrast(
-    model: PreTrainedModel,
-    processor: Any,
-    pairs: Pairs,
-    captions: torch.Tensor | None,
-    towers: set[Tower],
-    batch_size: int,
-) -> Iterator[torch.Tensor]:
-    """
-    Yields terms whose gradients add up to that of the contrastive loss of some pairs.
-
-    Where all pairs are one batch that is the loss itself. Else its gradient by the embeddings is taken first, `g = ∂L/∂v`, and then batch by
-    batch that of `⟨g, v⟩`, which is the same by the chain rule: no more than a batch is ever in a graph.
-    """
-    texts = pairs.texts
-    unique = list(dict.fromkeys(texts))
-    position = {text: i for i, text in enumerate(unique)}
-    rows = torch.tensor([position[text] for text in texts], device=model.device)
-
-    def see() -> Iterator[torch.Tensor]:
-        return (embed(model, "vision", batch) for _, batch in image_batches(model, processor, pairs, batch_size))
-
-    def say() -> Iterator[torch.Tensor]:
-        parts = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
-        return (embed(model, "text", text_batch(model, processor, part)) for part in parts)
-
-    scale = cast(torch.Tensor, model.logit_scale)
-    if len(pairs) <= batch_size:
-        with torch.set_grad_enabled("vision" in towers):
-            seen = torch.cat(list(see()))
-        yield retain_loss(seen, torch.cat(list(say()))[rows] if captions is None else captions, scale)
-        return
-    with torch.no_grad():
-        wide = torch.promote_types(model.dtype, torch.float32)
-        seen, said = (
-            torch.cat(list(see())).to(wide),
-            (captions if captions is not None else torch.cat(list(say()))).to(wide),
-        )
-    leaves = {"vision": seen, "text": said}
-    for tower in towers:
-        leaves[tower].requires_grad_()
-    loss = retain_loss(seen, said[rows] if captions is None else said, scale.detach())
-    found = torch.autograd.grad(loss, [leaves[tower] for tower in sorted(towers)])
-    for tower, gradient in zip(sorted(towers), found, strict=True):
-        for own, pulled in zip(see() if tower == "vision" else say(), gradient.split(batch_size), strict=True):
-            yield (own.to(pulled.dtype) * pulled).sum()
+        for i, group in bar:
+            total += len(group)
+            if len(group) > size:
+                terms = contrasted.cached(group)
+            else:
+                terms = contrasted.whole(group) if processes.has(i) else iter(())
+            for term in terms:
+                mean.add(term, len(group))
+    return mean.over(processes, total)

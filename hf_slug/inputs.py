@@ -1,8 +1,9 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """From pairs and prompts to what the towers read, batch by batch, and to embeddings."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -10,27 +11,57 @@ from transformers.utils import logging
 
 from .data import Pairs
 from .errors import ConceptTooLongError
+from .processes import ALONE, Processes
 from .towers import embed
 
 
 logger = logging.get_logger(__name__)
+T = TypeVar("T")
+_END = object()
 
 
 def image_batches(
-    model: PreTrainedModel, processor: Any, pairs: Pairs, batch_size: int, description: str | None = None
+    model: PreTrainedModel,
+    processor: Any,
+    pairs: Pairs,
+    batch_size: int,
+    description: str | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     """
-    Preprocesses the images of pairs, in the order given.
+    Preprocesses the images of pairs, in the order given, one batch ahead of what is asked for.
 
     Yields:
-        `tuple[int, dict]`: Index of the batch's first pair, and `pixel_values` on the model's device in its dtype.
+        `tuple[int, dict]`:
+            Index of the batch's first pair, and `pixel_values` on the model's device in its dtype; of several processes, this one's batches.
     """
-    starts = range(0, len(pairs), batch_size)
+    starts = [start for _, start in processes.mine(range(0, len(pairs), batch_size))]
     # transformers' bar honours its own switch and the Hub's
-    for start in logging.tqdm(starts, desc=description, leave=False, disable=description is None or len(starts) < 3):
-        images = pairs.images(slice(start, start + batch_size))
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        yield start, {"pixel_values": pixels.to(model.device, model.dtype)}
+    bar = logging.tqdm(starts, desc=description, leave=False, disable=description is None or len(starts) < 3)
+    groups = (pairs[start : start + batch_size] for start in bar)
+    for start, (_, batch) in zip(starts, prepared(model, processor, groups), strict=True):
+        yield start, batch
+
+
+def prepared(
+    model: PreTrainedModel, processor: Any, groups: Iterable[Pairs]
+) -> Iterator[tuple[Pairs, dict[str, torch.Tensor]]]:
+    """Yields groups of pairs with their `pixel_values`, on the model's device in its dtype; one group is read and preprocessed ahead."""
+
+    def prepare(group: Pairs) -> tuple[Pairs, torch.Tensor]:
+        return group, processor.image_processor(group.images(), return_tensors="pt")["pixel_values"]
+
+    for group, pixels in ahead(map(prepare, groups)):
+        yield group, {"pixel_values": pixels.to(model.device, model.dtype)}
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yields what an iterator does; each item is made in another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = thread.submit(next, items, _END)
+            yield cast(T, item)
 
 
 def text_batch(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -95,3 +126,27 @@ def embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], ba
     embeddings = torch.cat([embed(model, "text", text_batch(model, processor, part)) for part in parts])
     position = {text: i for i, text in enumerate(unique)}
     return embeddings[[position[text] for text in texts]]
+
+
+class CaptionEmbedder:
+    """
+    Embeds texts without gradients, those that it has met lately not again.
+
+    Args:
+        model (`CLIPModel`): The model.
+        processor (`CLIPProcessor`): Its processor.
+        most (`int`, *optional*, defaults to 8192): How many are remembered.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, most: int = 8192):
+        self.model, self.processor, self.most = model, processor, most
+        self.known: dict[str, torch.Tensor] = {}
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Returns (n, d), unnormalised, in the model's dtype."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if len(self.known) + len(new) > self.most:
+            self.known, new = {}, list(dict.fromkeys(texts))
+        if new:
+            self.known |= zip(new, embed_texts(self.model, self.processor, new), strict=True)
+        return torch.stack([self.known[text] for text in texts])

@@ -9,14 +9,16 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from .data import load_pairs
+from .data import Pairs, load_pairs
 from .direction import Direction
 from .fingerprint import compute_fingerprint
 from .gradients import Gradients, eval_mode
 from .names import DEFAULT_TEMPLATE, check_templates, collect_names
 from .objectives import MIN_CONTRAST, ContrastiveObjective, Objective
+from .processes import Processes
 from .report import describe_data, describe_model, describe_software
 from .retain_statistics import ABOUT, RetainStatistics
+from .streams import PairStream
 from .target import check_untouched
 from .towers import Layer, candidate_layers, check_clip_model, layer_weights
 
@@ -58,6 +60,7 @@ def compute_retain_statistics(
     batch_size: int = 64,
     retain_batch_size: int | None = None,
     template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    accelerator: Any = None,
     **columns: Any,
 ) -> RetainStatistics:
     """
@@ -66,11 +69,12 @@ def compute_retain_statistics(
     Args:
         model (`CLIPModel`): The model, unchanged by this.
         processor (`CLIPProcessor`): Its processor.
-        retain (dataset, list, path or Hub id): Image-text pairs to keep; all of them are used. Anything that [`load_pairs`] reads.
+        retain (dataset, list, path, Hub id or [`PairStream`]):
+            Image-text pairs to keep; all of them are used. Anything that [`load_pairs`] reads; a stream is never in memory as a whole.
         tower (`str`, *optional*, defaults to `"both"`): Whose layers.
         direction (`str`, *optional*, defaults to `"whitened"`): `"gradient"` leaves the input moments out.
         norms (`bool`, *optional*, defaults to `False`): Layer norms, too.
-        batch_size, retain_batch_size, template: As in [`unlearn`].
+        batch_size, retain_batch_size, template, accelerator: As in [`unlearn`].
         columns (additional keyword arguments, *optional*): `image_column`, `text_column` and `name_column`.
 
     Returns:
@@ -82,10 +86,11 @@ def compute_retain_statistics(
     """
     check_clip_model(model)
     check_untouched(model)
-    pairs = load_pairs(retain, what="retain set", **columns)
+    pairs = retain if isinstance(retain, PairStream) else load_pairs(retain, what="retain set", **columns)
     layers = candidate_layers(model, tower, "matrix", norms)
     contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
-    goal = ContrastiveObjective(model, processor, pairs, pairs, [], batch_size, contrast)
+    processes = Processes(accelerator)
+    goal = ContrastiveObjective(model, processor, Pairs([], ""), pairs, [], batch_size, contrast, processes)
     with eval_mode(model):
         gradients = goal.retain_gradients(layers)
         moments = goal.input_moments(layers) if direction == "whitened" else {}
@@ -96,10 +101,32 @@ def compute_retain_statistics(
         "objective": "clip",
         "retain": describe_data({"retain": pairs})["retain"],
         "retain_batch_size": contrast,
-        "names": list(collect_names([pairs], check_templates(template))),
+        "names": _names(pairs, check_templates(template)),
         "software": describe_software(),
     }
     return RetainStatistics(gradients, moments, about)
+
+
+def _names(pairs: Pairs | PairStream, templates: Sequence[str]) -> list[str]:
+    """The names of a set; of a stream those of its name column alone."""
+    return sorted(pairs.seen_names) if isinstance(pairs, PairStream) else list(collect_names([pairs], templates))
+
+
+def check_known(known: bool, objective: str, retain_gradients: Any) -> None:
+    """
+    Checks what retain statistics, or a stream that they are computed of, can stand for.
+
+    Raises:
+        ValueError: If the objective is the host's, or gradients are given twice.
+    """
+    if known and objective == "host":
+        raise ValueError(
+            "Retain statistics are those of CLIP's own loss, and objective='host' has another. Use objective='clip', or give the retain set."
+        )
+    if known and retain_gradients is not None:
+        raise ValueError(
+            "Retain statistics hold the retain set's gradients; found retain_gradients, too. Give one of them."
+        )
 
 
 def as_statistics(retain: Any) -> RetainStatistics | None:

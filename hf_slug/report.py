@@ -17,10 +17,13 @@ from .encoders import Encoder, host_modules
 from .evaluation import BehaviourEvaluator, Evaluator, ZeroShotEvaluator
 from .scores import LayerScore
 from .search import Search
+from .streams import PairStream
 from .tables import damage, unit
 
 
 logger = logging.get_logger(__name__)
+
+Comparison = tuple[dict[str, float], dict[str, float], dict[str, Any]]  # metrics before and after, and a picture
 
 # On the test set a concept may come back by so much, beyond its interval's lower end, before success is denied.
 _TEST_SLACK = 0.1
@@ -93,7 +96,7 @@ def describe_host(host: Any, encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def describe_data(parts: dict[str, Pairs], **settings: Any) -> dict[str, Any]:
+def describe_data(parts: Mapping[str, Pairs | PairStream], **settings: Any) -> dict[str, Any]:
     """Returns the provenance of every part of the data: source, number, how many were unreadable, a hash."""
     described = {
         name: {"source": pairs.source, "n": len(pairs), "skipped": pairs.skipped, "sha256": pairs.fingerprint()}
@@ -177,7 +180,7 @@ def build_report(
     chooser: Evaluator,
     target: float | None,
     tester: ZeroShotEvaluator | BehaviourEvaluator,
-    compared: tuple[dict[str, float], dict[str, float], dict[str, Any]],
+    compared: Comparison,
     cost: dict[str, Any],
     data: dict[str, Any],
     retain_statistics: dict[str, Any],

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.utils import logging
 
 from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
+from .processes import ALONE, Processes
 from .replay import changed_weights
 from .steps import Measure, Trial, new_weights, search_layer
 from .towers import Layer, layer_weights
@@ -74,6 +75,7 @@ def search(
     reserve: Iterable[Layer] = (),
     risk: float = 0.05,
     early_stopping: bool = False,
+    processes: Processes = ALONE,
 ) -> Search:
     """
     Searches every layer, and chooses the one that keeps most.
@@ -103,6 +105,8 @@ def search(
             Forgotten also means a `risk`, with an evaluator that estimates it, at or below this (or the target, if that allows more).
         early_stopping (`bool`, *optional*, defaults to `False`):
             End at the first layer that forgets the concept and keeps the rest, with a [`BehaviourEvaluator`].
+        processes ([`Processes`], *optional*):
+            Those that share the layers. Where a layer is looked at only if those before it have not done, each looks at all of them.
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -145,11 +149,15 @@ def search(
     before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
 
+    def change(trial: Trial) -> tuple[Layer, dict[str, torch.Tensor]]:
+        return trial.layer, new_weights(layer_weights(model, trial.layer), directions, trial.step_size)
+
     def measure_retained(prepared: PreparedZeroShot | PreparedBehaviour, trials: Sequence[Trial]) -> None:
         new = [t for t in trials if "ta" not in t.metrics]
-        changes = [(t.layer, new_weights(layer_weights(model, t.layer), directions, t.step_size)) for t in new]
-        for trial, metrics in zip(new, prepared.retained(changes), strict=True):
-            trial.metrics |= metrics
+        own = list(processes.mine(new))
+        found = prepared.retained([change(trial) for _, trial in own]) if own else []
+        for i, metrics in processes.gather([(i, metrics) for (i, _), metrics in zip(own, found, strict=True)]):
+            new[i].metrics |= metrics
 
     def closeness(trial: Trial) -> float:
         return trial.metrics[key] * (-1 if evaluator.greater_is_better else 1)
@@ -164,9 +172,11 @@ def search(
         wanted = {name: untouched[name] - _SPARE for name in _KEPT if name in untouched}
         return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
 
+    shared = behaviour is None or (left is None and not early_stopping)
+
     def queue() -> Iterator[Layer]:
-        if behaviour is None or (left is None and not early_stopping):
-            yield from layers
+        if behaviour is None or shared:
+            yield from (layer for _, layer in processes.mine(layers))
             return
         untouched = behaviour.evaluator.retained(behaviour.host)
         for layer in layers:
@@ -179,7 +189,8 @@ def search(
                 return
             yield another
 
-    total = len(layers) if left is None else None  # nobody knows how many of the reserve it takes
+    # nobody knows how many of the reserve it takes
+    total = len(range(processes.rank, len(layers), processes.count)) if left is None else None
     for layer in logging.tqdm(queue(), desc="search", leave=False, total=total):
         measure = prepared.probe(layer) if prepared is not None else call(layer)
         if before is None:
@@ -189,6 +200,10 @@ def search(
         )
         if trials:
             by_layer.append(trials)
+    if shared:
+        place = {layer: i for i, layer in enumerate(layers)}
+        by_layer = sorted(processes.gather(by_layer), key=lambda trials: place[trials[0].layer])
+        before = next((found for found in processes.gather([before]) if found is not None), None)
     if not by_layer:
         raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
     best = [best_of(trials) for trials in by_layer]
@@ -196,9 +211,9 @@ def search(
     if prepared is not None:
         measure_retained(prepared, (forgetting or best) if behaviour is not None else best)
     if behaviour is not None and not forgetting:
-        for trial in best:  # looks that stopped early can't be compared
-            weights = new_weights(layer_weights(model, trial.layer), directions, trial.step_size)
-            trial.metrics |= behaviour.probe(trial.layer, whole=True)(weights)
+        own = [(i, *change(trial)) for i, trial in processes.mine(best)]
+        for i, metrics in processes.gather([(i, behaviour.probe(layer, whole=True)(new)) for i, layer, new in own]):
+            best[i].metrics |= metrics  # looks that stopped early can't be compared
     closest = min(closeness(trial) for trial in best)
     pool = forgetting or [trial for trial in best if closeness(trial) == closest]
 

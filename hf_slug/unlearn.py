@@ -2,7 +2,7 @@
 """The whole method: one gradient, one layer, one patch."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -10,13 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .arithmetic import compose
-from .direction import Direction, compute_directions
+from .direction import Direction
 from .encoders import Encoder, host_modules
-from .evaluation import Evaluator, ZeroShotEvaluator, warn_of_zero_shot, zero_shot_evaluators
+from .evaluation import Evaluator, warn_of_zero_shot, zero_shot_evaluators
 from .fingerprint import compute_fingerprint
+from .front import Front
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
-from .known_retain import KnownRetain, as_statistics
+from .known_retain import KnownRetain, as_statistics, check_known, compute_retain_statistics
 from .loading import find_processor
 from .low_rank import stored_rank
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
@@ -32,7 +33,9 @@ from .objectives import (
 )
 from .parts import common_concept, load_parts, warn_of_overlap
 from .patch import UnlearningPatch
+from .processes import Processes
 from .report import (
+    Comparison,
     build_report,
     describe_data,
     describe_gradients,
@@ -42,12 +45,12 @@ from .report import (
     warn_of_failure,
 )
 from .result import UnlearningResult
-from .scores import score_layers, select_layers
 from .search import prepare, search
-from .settings import check_combination, check_gradients, check_settings
+from .settings import check_combination, check_settings
 from .steps import scale_delta
-from .target import check_untouched, find_encoder
-from .towers import Granularity, Layer, candidate_layers, check_clip_model, layer_weights
+from .streams import PairStream
+from .subject import find_subject
+from .towers import Granularity, layer_weights
 from .tuner import SlugConfig
 
 
@@ -91,6 +94,7 @@ def unlearn(
     image_column: str = "image",
     text_column: str = "text",
     name_column: str = "name",
+    accelerator: Any = None,
     seed: int = 0,
 ) -> UnlearningResult:
     """
@@ -110,7 +114,8 @@ def unlearn(
         forget, retain (dataset, list, path or Hub id):
             Image-text pairs of the concept, and pairs to keep; anything that [`load_pairs`] reads. Without validation and test
             sets they are split 60/20/20 by the seed; a set that is given takes nothing from them. [`RetainStatistics`] (or a local
-            folder of them) in place of the pairs to keep save their gradient and their inputs; then validation and test sets must be given.
+            folder of them) in place of the pairs to keep save their gradient and their inputs, and a [`PairStream`] the memory they take;
+            then validation and test sets must be given.
         concept (`str`, *optional*):
             The concept's name (or a full prompt): `t` in the forget loss, for the forget set only. Defaults to the one name
             or text that all of the forget set shares.
@@ -165,6 +170,9 @@ def unlearn(
         retain_gradients (`Mapping[str, torch.Tensor]`, *optional*):
             Those of an earlier result for the same model and retain set, to save computing them again.
         image_column, text_column, name_column (`str`, *optional*): Columns of the data.
+        accelerator (`Accelerator` or `PartialState`, *optional*):
+            Shares the gradients and the search among the processes of `accelerate launch`. Each of them must call this alike, with the
+            model on its own device, and gets the same result; the report is measured by the first.
         seed (`int`, *optional*, defaults to 0): Seed of the split.
 
     Returns:
@@ -194,31 +202,15 @@ def unlearn(
     host_processor = host_processor or find_processor(host)
     objective = objective or default_objective(host, model, host_processor)
     check_combination(model, host, objective, evaluate, test_evaluate, early_stopping)
-    if model is not None:
-        check_clip_model(model)
-    check_untouched(model, host)
-    encoder = None if host is None else find_encoder(host, model, tower, component)
-    subject = cast(nn.Module, model if encoder is None or objective == "clip" else encoder.module)
-    side = tower if encoder is None else encoder.tower
-    layers = candidate_layers(subject, side, granularity, norms)
-    if encoder is not None:
-        layers = [layer for layer in layers if all(encoder.is_live(name) for name in layer.modules)]
+    subject = find_subject(model, host, objective, tower, component, granularity, norms)
+    statistics = as_statistics(retain)
+    known = statistics is not None or isinstance(retain, PairStream)
+    check_known(known, objective, retain_gradients)
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
     judged = evaluate is not None and test_evaluate is not None  # so that nothing need be split off
-    parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns, whole=judged)
-    statistics = as_statistics(retain)
-    if statistics is not None and objective == "host":
-        raise ValueError(
-            "Retain statistics are those of CLIP's own loss, and objective='host' has another. Use objective='clip', or give the retain set."
-        )
-    if statistics is not None and retain_gradients is not None:
-        raise ValueError(
-            "Retain statistics hold the retain set's gradients; found retain_gradients, too. Give one of them."
-        )
-    given = retain if statistics is None else None
-    parts |= load_parts(
-        "retain", given, validation_retain, test_retain, seed, columns, whole=judged, known=statistics is not None
-    )
+    parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns, judged)
+    given = None if known else retain
+    parts |= load_parts("retain", given, validation_retain, test_retain, seed, columns, judged, known)
 
     concept = common_concept(parts["forget"], templates) if concept is None else concept
     if not concept.strip():
@@ -231,39 +223,40 @@ def unlearn(
         check_prompts(model, processor, prompts)
         if "retain" in parts:
             truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
-    chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
-    if model is not None and not judged:
-        known = () if statistics is None else statistics.about["names"]
-        default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, known)
-        chooser, tester = chooser or default[0], tester or default[1]
-        if host is not None:
-            warn_of_zero_shot(host)
-    overlap = warn_of_overlap(parts, name, templates)
-    device = next(subject.parameters()).device
+    processes, contrast = Processes(accelerator), retain_batch_size or max(batch_size, MIN_CONTRAST)
 
     with eval_mode(nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if subject.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(subject.device)
         started = time.perf_counter()
-        contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
-        weights = {name: weight for layer in layers for name, weight in layer_weights(subject, layer).items()}
-        if retain_gradients is not None:
-            check_gradients(retain_gradients, weights)
-        goal: Objective
-        if objective == "clip":
-            goal = ContrastiveObjective(
+        if isinstance(retain, PairStream):
+            statistics = compute_retain_statistics(
                 cast(Any, model),
                 processor,
-                parts["forget"],
-                cast(Any, parts.get("retain")),
-                prompts,
-                batch_size,
-                contrast,
+                retain,
+                tower=cast(Any, subject.tower),
+                direction=direction,
+                norms=norms,
+                batch_size=batch_size,
+                retain_batch_size=contrast,
+                accelerator=accelerator,
             )
+        chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
+        if model is not None and not judged:
+            beside = () if statistics is None else statistics.about["names"]
+            default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, beside)
+            chooser, tester = chooser or default[0], tester or default[1]
+            if host is not None:
+                warn_of_zero_shot(host)
+        overlap = warn_of_overlap(parts, name, templates)
+        goal: Objective
+        if objective == "clip":
+            data = parts["forget"], cast(Any, parts.get("retain"))
+            goal = ContrastiveObjective(cast(Any, model), processor, *data, prompts, batch_size, contrast, processes)
         else:
             goal = host_objective(
                 host,
-                cast(Encoder, encoder),
+                cast(Encoder, subject.encoder),
                 with_names(parts["forget"], templates),
                 with_names(parts["retain"], templates),
                 processor=host_processor,
@@ -272,83 +265,62 @@ def unlearn(
                 batch_size=batch_size,
                 seed=seed,
                 concept=name,
+                processes=processes,
             )
         if statistics is not None:
-            statistics.check(weights, direction == "whitened")
+            statistics.check(subject.weights, direction == "whitened")
             goal, contrast = KnownRetain(goal, statistics), statistics.about["retain_batch_size"]
-        forget_gradients = goal.forget_gradients(layers)
-        if retain_gradients is None:
-            retain_gradients = goal.retain_gradients(layers)
-        scores = score_layers(layers, weights, forget_gradients, retain_gradients)
-        candidates = [score.layer for score in select_layers(scores, front_only=front_only)]
-
-        def directions_of(some: Sequence[Layer]) -> dict[str, torch.Tensor]:
-            moments = goal.input_moments(some) if direction == "whitened" else None
-            return compute_directions(forget_gradients, some, moments, epsilon, rank)
-
-        def reserve() -> Iterator[Layer]:
-            """The layers of the next fronts; moments are as large as weights, so only those of a few at a time."""
-            ordered = [score.layer for score in select_layers(scores, minimum=len(scores))]
-            rest = [layer for layer in ordered if layer not in candidates]
-            for start in range(0, len(rest), len(candidates)):
-                part = rest[start : start + len(candidates)]
-                directions.update(directions_of(part))
-                yield from part
-
-        directions = directions_of(candidates)
+        front = Front(goal, subject.layers, subject.weights, direction, epsilon, rank, front_only, retain_gradients)
         gradient_seconds = time.perf_counter() - started
 
         started = time.perf_counter()
-
-        def measured(evaluator: Evaluator) -> nn.Module:
-            """Whose weights are changed for an evaluator: those of the CLIPModel or those of the host."""
-            by_clip = encoder is None or isinstance(evaluator, ZeroShotEvaluator)
-            return cast(nn.Module, model if by_clip else encoder.module)  # type: ignore[union-attr]
-
-        more = () if front_only else reserve()
         found = search(
-            measured(chooser),
-            candidates,
-            directions,
+            subject.judged_by(chooser),
+            front.layers,
+            front.directions,
             chooser,
             steps,
             target,
             trajectory,
             host,
-            more,
+            () if front_only else front.reserve(),
             risk,
             early_stopping,
+            processes,
         )
         search_seconds = time.perf_counter() - started
 
         best, base = found.chosen, describe_model(model if model is not None else host)
-        originals = layer_weights(subject, best.layer)
         config = SlugConfig(
             target_modules=list(best.layer.modules),
             tower=best.layer.tower,
             step_size=best.step_size,
-            rank=stored_rank(rank, [directions[name] for name in best.layer.modules]),
+            rank=stored_rank(rank, [front.directions[name] for name in best.layer.modules]),
             concept=concept,
             granularity=granularity,
             direction=direction,
             base_model_name_or_path=base["name_or_path"] or None,
             revision=base["revision"],
-            base_fingerprint=compute_fingerprint(originals),
+            base_fingerprint=compute_fingerprint(layer_weights(subject.module, best.layer)),
             inference_mode=True,
         )
-        deltas = {name: scale_delta(directions[name], best.step_size) for name in best.layer.modules}
+        deltas = {name: scale_delta(front.directions[name], best.step_size) for name in best.layer.modules}
         patch = UnlearningPatch.from_deltas(deltas, config)
-        tested = measured(tester)
-        changed = {
-            name: compose(weight.detach(), {"patch": patch.deltas[name]}, {})
-            for name, weight in layer_weights(tested, best.layer).items()
-        }
+
+        def compare() -> Comparison:
+            tested = subject.judged_by(tester)
+            changed = {
+                name: compose(weight.detach(), {"patch": patch.deltas[name]}, {})
+                for name, weight in layer_weights(tested, best.layer).items()
+            }
+            return cast(Any, prepare(tester, tested, host)).compare(best.layer, changed)
+
         patch.report = build_report(
             concept=concept,
             prompts=prompts,
             base_model=base,
             settings={
-                "tower": side,
+                "tower": subject.tower,
                 "granularity": granularity,
                 "direction": direction,
                 "objective": objective,
@@ -358,29 +330,31 @@ def unlearn(
                 "norms": norms,
                 "front_only": front_only,
                 "early_stopping": early_stopping,
-                "host": None if encoder is None else describe_host(host, encoder),
+                "host": None if subject.encoder is None else describe_host(host, subject.encoder),
                 "rank": config.rank,
                 "steps": steps,
                 "risk": risk,
             },
-            scores=scores,
+            scores=front.scores,
             found=found,
             chooser=chooser,
             target=target,
             tester=tester,
-            compared=cast(Any, prepare(tester, tested, host)).compare(best.layer, changed),
+            compared=processes.from_main(compare),
             cost={
                 "gradient_s": gradient_seconds,
                 "search_s": search_seconds,
-                "peak_memory_bytes": peak_memory(device),
+                "processes": processes.count,
+                "peak_memory_bytes": peak_memory(subject.device),
                 "patch_bytes": patch.num_bytes,
             },
             data=({} if statistics is None else {"retain": statistics.about["retain"]})
             | describe_data(
                 parts, overlap=overlap, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated
             ),
-            retain_statistics=describe_gradients({name: retain_gradients[name] for name in best.layer.modules}),
+            retain_statistics=describe_gradients({name: front.retain_gradients[name] for name in best.layer.modules}),
             seed=seed,
         )
-    warn_of_failure(patch.report, tester.primary_metric)
-    return UnlearningResult(patch, retain_gradients)
+    if processes.is_main:
+        warn_of_failure(patch.report, tester.primary_metric)
+    return UnlearningResult(patch, front.retain_gradients)

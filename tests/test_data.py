@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_slug.captions import filter_captions
-from hf_slug.data import Pair, Pairs, _progress, load_pairs
+from hf_slug.data import Pair, Pairs, load_pairs
 from hf_slug.errors import (
     EmptyDatasetError,
     MissingColumnError,
@@ -31,6 +31,7 @@ from hf_slug.errors import (
     UnreadableSourceError,
 )
 from hf_slug.images import decode, encode
+from hf_slug.reading import _progress
 from hf_slug.splits import stratified_split
 
 

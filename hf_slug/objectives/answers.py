@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..chat import ask
 from ..data import Pairs
 from ..encoders import Encoder
+from ..processes import ALONE, Processes
 from .objective import HostObjective
 
 
@@ -29,6 +30,7 @@ class AnswerObjective(HostObjective):
         forget, retain (`Pairs`): Images, and names as answers.
         questions (`Sequence[str]`): Questions that a name answers; the pairs take them in turn.
         batch_size (`int`, *optional*, defaults to 32): Images per forward pass.
+        processes ([`Processes`], *optional*): Those that share the batches.
 
     Raises:
         ValueError: If there is no question.
@@ -43,16 +45,17 @@ class AnswerObjective(HostObjective):
         retain: Pairs,
         questions: Sequence[str],
         batch_size: int = 32,
+        processes: Processes = ALONE,
     ):
         if not questions:
             raise ValueError("There is no question to ask. Give `questions` that the concept's name answers.")
-        super().__init__([model], encoder, forget, retain)
+        super().__init__([model], encoder, forget, retain, processes)
         self.model, self.processor = model, processor
         self.questions, self.batch_size = list(questions), batch_size
 
     def losses(self, pairs: Pairs, description: str) -> Iterator[tuple[torch.Tensor, float]]:
         """Yields the mean loss of a batch's answers."""
-        starts = range(0, len(pairs), self.batch_size)
+        starts = [start for _, start in self.processes.mine(range(0, len(pairs), self.batch_size))]
         for start in logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3):
             batch = pairs[start : start + self.batch_size]
             inputs, labels = self._inputs(batch, start)
@@ -63,7 +66,7 @@ class AnswerObjective(HostObjective):
 
     def encode(self, pairs: Pairs) -> None:
         """Runs the vision tower on every image."""
-        for start in range(0, len(pairs), self.batch_size):
+        for _, start in self.processes.mine(range(0, len(pairs), self.batch_size)):
             inputs, _ = self._inputs(pairs[start : start + self.batch_size], start)
             self.model(**inputs)
 

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from ..data import Pairs
 from ..direction import compute_input_moments
 from ..gradients import Gradients, compute_forget_gradients, compute_retain_gradients
+from ..processes import ALONE, Processes
+from ..streams import PairStream
 from ..towers import Layer
 
 
@@ -27,6 +29,7 @@ class ContrastiveObjective:
         prompts (`Sequence[str]`): Texts of the concept.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
         contrast (`int`, *optional*, defaults to 64): Pairs contrasted with each other.
+        processes ([`Processes`], *optional*): Those that share the work.
     """
 
     def __init__(
@@ -34,28 +37,29 @@ class ContrastiveObjective:
         model: PreTrainedModel,
         processor: Any,
         forget: Pairs,
-        retain: Pairs,
+        retain: Pairs | PairStream,
         prompts: Sequence[str],
         batch_size: int = 64,
         contrast: int = 64,
+        processes: Processes = ALONE,
     ):
         self.module: Any = model
         self.processor = processor
         self.forget, self.retain, self.prompts = forget, retain, prompts
-        self.batch_size, self.contrast = batch_size, contrast
+        self.batch_size, self.contrast, self.processes = batch_size, contrast, processes
 
     def forget_gradients(self, layers: Sequence[Layer]) -> Gradients:
         """See [`~hf_slug.gradients.compute_forget_gradients`]."""
         return compute_forget_gradients(
-            self.module, self.processor, layers, self.forget, self.prompts, self.batch_size
+            self.module, self.processor, layers, self.forget, self.prompts, self.batch_size, self.processes
         )
 
     def retain_gradients(self, layers: Sequence[Layer]) -> Gradients:
         """See [`~hf_slug.gradients.compute_retain_gradients`]."""
         return compute_retain_gradients(
-            self.module, self.processor, layers, self.retain, self.contrast, self.batch_size
+            self.module, self.processor, layers, self.retain, self.contrast, self.batch_size, self.processes
         )
 
     def input_moments(self, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
         """See [`~hf_slug.direction.compute_input_moments`]."""
-        return compute_input_moments(self.module, self.processor, layers, self.retain, self.batch_size)
+        return compute_input_moments(self.module, self.processor, layers, self.retain, self.batch_size, self.processes)

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..data import Pairs
 from ..encoders import Encoder
 from ..errors import UnsupportedModelError
+from ..processes import ALONE, Processes
 from .objective import HostObjective
 
 
@@ -64,6 +65,7 @@ class DenoisingObjective(HostObjective):
             Images per pass through the UNet. Another one draws other noise: the estimate is of the same loss.
         seed (`int`, *optional*, defaults to 0): Seed of the noise and the timesteps.
         concept (`str`, *optional*): Its name; prompts that hold it are nobody's neighbour.
+        processes ([`Processes`], *optional*): Those that share the batches.
 
     Raises:
         UnsupportedModelError: If the pipeline has no UNet and VAE that work this way, or is offloaded.
@@ -80,6 +82,7 @@ class DenoisingObjective(HostObjective):
         batch_size: int = 32,
         seed: int = 0,
         concept: str | None = None,
+        processes: Processes = ALONE,
     ):
         from diffusers import DDPMScheduler
 
@@ -96,7 +99,7 @@ class DenoisingObjective(HostObjective):
             )
         if not isinstance(draws, int) or draws < 1:
             raise ValueError(f"Expected draws of at least 1, found {draws!r}.")
-        super().__init__(parts, encoder, forget, retain)
+        super().__init__(parts, encoder, forget, retain, processes)
         self.pipe, self.draws, self.batch_size, self.seed, self.concept = pipe, draws, batch_size, seed, concept
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
 
@@ -106,13 +109,17 @@ class DenoisingObjective(HostObjective):
         neighbors = self.find_neighbors(pairs)
         draws = self.draws if pairs is self.forget else max(1, self.draws // 4)
         starts = [start for _ in range(draws) for start in range(0, len(pairs), self.batch_size)]
-        for start in logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3):
+        for i, start in enumerate(logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3)):
             batch = pairs[start : start + self.batch_size]
-            yield self._loss(batch, neighbors, generator), len(batch) / (len(pairs) * draws)
+            noise, steps = self._noise(
+                len(batch), generator
+            )  # those of other processes, too: what is drawn depends on none
+            if self.processes.has(i):
+                yield self._loss(batch, neighbors, noise, steps), len(batch) / (len(pairs) * draws)
 
     def encode(self, pairs: Pairs) -> None:
         """Runs the text encoder on every prompt, as often as it occurs, padded as the pipeline does."""
-        for start in range(0, len(pairs), 256):
+        for _, start in self.processes.mine(range(0, len(pairs), 256)):
             self._encode(pairs[start : start + 256].texts)
 
     @torch.no_grad()
@@ -152,11 +159,18 @@ class DenoisingObjective(HostObjective):
         ]
         return F.normalize(torch.cat(said), dim=-1)
 
-    def _loss(self, batch: Pairs, neighbors: Mapping[str, str], generator: torch.Generator) -> torch.Tensor:
+    def _noise(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise and timesteps for n images."""
+        height, width = (side // self.pipe.vae_scale_factor for side in self._size())
+        noise = torch.randn(n, self.pipe.vae.config.latent_channels, height, width, generator=generator)
+        return noise, self._timesteps(n, generator)
+
+    def _loss(
+        self, batch: Pairs, neighbors: Mapping[str, str], noise: torch.Tensor, steps: torch.Tensor
+    ) -> torch.Tensor:
         latents = self._latents(batch)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        steps = self._timesteps(len(batch), generator).to(latents.device)
-        noisy = self.scheduler.add_noise(latents, noise, steps)
+        steps = steps.to(latents.device)
+        noisy = self.scheduler.add_noise(latents, noise.to(latents), steps)
         found = self._predict(noisy, steps, batch.texts)
         with torch.no_grad():
             wanted = self._predict(noisy, steps, [neighbors[text] for text in batch.texts])

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from ..data import Pairs
 from ..encoders import Encoder, is_pipeline
 from ..errors import UnsupportedModelError
+from ..processes import ALONE, Processes
 from .answers import AnswerObjective
 from .denoising import DenoisingObjective, find_obstacle
 from .objective import HostObjective
@@ -29,6 +30,7 @@ def host_objective(
     batch_size: int = 32,
     seed: int = 0,
     concept: str | None = None,
+    processes: Processes = ALONE,
 ) -> HostObjective:
     """
     Makes the objective of a host: the denoising loss of a pipeline, the language loss of a LLaVA.
@@ -40,13 +42,14 @@ def host_objective(
         processor, questions (*optional*): See [`AnswerObjective`].
         draws, seed, concept (*optional*): See [`DenoisingObjective`].
         batch_size (`int`, *optional*, defaults to 32): Images per forward pass.
+        processes ([`Processes`], *optional*): Those that share the batches.
 
     Raises:
         ValueError: If a LLaVA comes without its processor.
         UnsupportedModelError: If the host's loss is not known.
     """
     if is_pipeline(host):
-        return DenoisingObjective(host, encoder, forget, retain, draws, batch_size, seed, concept)
+        return DenoisingObjective(host, encoder, forget, retain, draws, batch_size, seed, concept, processes)
     if not (isinstance(host, PreTrainedModel) and host.can_generate()):
         raise UnsupportedModelError(
             f"{type(host).__name__} has no loss of its own that is known here: expected a pipeline or a model of the LLaVA family. "
@@ -54,7 +57,7 @@ def host_objective(
         )
     if processor is None:
         raise ValueError(f"The language loss of {type(host).__name__} needs its processor. Pass `host_processor=`.")
-    return AnswerObjective(host, processor, encoder, forget, retain, questions, batch_size)
+    return AnswerObjective(host, processor, encoder, forget, retain, questions, batch_size, processes)
 
 
 def default_objective(host: Any, model: Any, processor: Any = None) -> Literal["clip", "host"]:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..data import Pairs
-from ..direction import record_moments
+from ..direction import record_moments, sum_up
 from ..encoders import Encoder
 from ..gradients import GradientMean, Gradients, eval_mode, requires_grad_only
+from ..processes import ALONE, Processes
 from ..towers import Layer, layer_weights
 
 
@@ -38,10 +39,18 @@ class HostObjective(ABC):
         parts (`Sequence[nn.Module]`): Every module of the host that the loss runs through.
         encoder ([`Encoder`]): The encoder whose weights it is differentiated by.
         forget, retain (`Pairs`): The two sets.
+        processes ([`Processes`], *optional*): Those that share the batches.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], encoder: Encoder, forget: Pairs, retain: Pairs):
-        self.parts, self.encoder = nn.ModuleList(parts), encoder
+    def __init__(
+        self,
+        parts: Sequence[nn.Module],
+        encoder: Encoder,
+        forget: Pairs,
+        retain: Pairs,
+        processes: Processes = ALONE,
+    ):
+        self.parts, self.encoder, self.processes = nn.ModuleList(parts), encoder, processes
         self.forget, self.retain = forget, retain
         self.module = encoder.module
 
@@ -66,7 +75,7 @@ class HostObjective(ABC):
         names = [name for layer in layers for name in layer.modules]
         with eval_mode(self.parts), torch.no_grad(), record_moments(self.encoder.resolve(names)) as moments:
             self.encode(self.retain)
-        return {name: moment.mean for name, moment in moments.items()}
+        return sum_up(moments)
 
     def _gradients(self, layers: Sequence[Layer], pairs: Pairs, description: str) -> Gradients:
         weights = _weights(self.module, layers)
@@ -74,7 +83,7 @@ class HostObjective(ABC):
         with requires_grad_only(self.parts, weights):
             for loss, share in self.losses(pairs, description):
                 mean.add(loss, share)
-        return mean.mean
+        return mean.over(self.processes)
 
 
 def _weights(module: nn.Module, layers: Sequence[Layer]) -> Mapping[str, nn.Parameter]:
