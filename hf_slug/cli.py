@@ -7,11 +7,13 @@ Exit codes: 0 forgotten (or confirmed), 1 not (the patch is saved all the same, 
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .loading import HOSTS
+from .options import add_data, add_models, add_retain_stats, add_unlearn
 from .output import check_output, finish
 
 
@@ -35,85 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the report instead of a table")
     demo.set_defaults(run=run_demo)
 
-    unlearn = commands.add_parser("unlearn", help="forget a concept of any CLIPModel, Stable Diffusion or LLaVA")
-    add = unlearn.add_argument
-    _add_models(unlearn)
-    add(
-        "--objective",
-        choices=("clip", "host"),
-        help="the paper's losses, or the host's own through its frozen rest (default: the host's own where it is known: pipelines "
-        "with a UNet, LLaVA)",
-    )
-    add("--component", metavar="NAME", help="which encoder of the host, e.g. text_encoder_2, where there are several")
-    add(
-        "--evaluate",
-        choices=("zero-shot", "host"),
-        help="what the search and the report go by: the CLIPModel's classification (default, cheap), or what the host does: "
-        "generated pictures judged by a classifier, answers matched with names (default without a CLIPModel)",
-    )
-    add("--forget", required=True, help="pairs of the concept: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
-    add("--retain", help="pairs to keep, likewise")
-    add(
-        "--retain-stats", metavar="STATS", help="in place of --retain, what `retain-stats` made: a folder, or a Hub id"
-    )
-    add("--concept", required=True, metavar="TEXT", help="the concept's name")
-    add("--output", required=True, type=Path, metavar="DIR", help="where the patch is saved")
-    add("--tower", choices=("vision", "text", "both"), default="both")
-    add("--granularity", choices=("matrix", "attention", "block"), default="matrix")
-    add("--direction", choices=("whitened", "gradient"), default="whitened")
-    for part in ("validation", "test"):
-        for what in ("forget", "retain"):
-            add(f"--{part}-{what}", metavar="SET", help=f"{what} pairs for {part}; split off --{what} if not given")
-    _add_data(unlearn)
-    add(
-        "--retain-batch-size",
-        type=int,
-        metavar="N",
-        help="pairs contrasted with each other; default: --batch-size, at least 64",
-    )
-    add(
-        "--risk",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="of further images that may be recognised (default: 0.05)",
-    )
-    add("--steps", type=int, default=10, metavar="K", help="trials per layer")
-    add("--fa-at", type=int, choices=(1, 5), help="target FA@1 or FA@5; default: 5, or 1 under 50 names")
-    add("--front-only", action="store_true", help="never search beyond the first front (the paper's way)")
-    add(
-        "--early-stopping",
-        action="store_true",
-        help="with --evaluate host: end at the first layer that forgets and keeps the rest",
-    )
-    add(
-        "--rank",
-        type=_rank,
-        metavar="R",
-        help="restrict the delta to rank R and store its factors; auto: the lowest that loses next to nothing",
-    )
-    add(
-        "--trajectory",
-        choices=("best", "chosen", "all"),
-        default="best",
-        help="where retained accuracy is measured: at each layer's best step, at every step of the chosen layer, or at all",
-    )
-    add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder (extra `plots`)")
-    add("--json", action="store_true", help="print the report instead of a table")
-    unlearn.set_defaults(run=run_unlearn)
-
-    stats = commands.add_parser("retain-stats", help="what unlearning needs of a retain set, once for all concepts")
-    add = stats.add_argument
-    add("--model", required=True, help="folder or Hub id of a CLIPModel")
-    add("--retain", required=True, help="pairs to keep: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
-    add("--output", type=Path, metavar="DIR", help="where they are saved")
-    add("--push", metavar="REPO", help="repository id of the Hub, to which they are published")
-    add("--private", action="store_true", help="a new repository is private")
-    add("--tower", choices=("vision", "text", "both"), default="both")
-    add("--direction", choices=("whitened", "gradient"), default="whitened", help="gradient: without input moments")
-    _add_data(stats)
-    add("--retain-batch-size", type=int, metavar="N", help="pairs contrasted with each other; as in unlearn")
-    stats.set_defaults(run=run_retain_stats)
+    add_unlearn(commands, run_unlearn)
+    add_retain_stats(commands, run_retain_stats)
 
     inspect = commands.add_parser("inspect", help="show what a patch changes, without loading any model")
     _add_patch(inspect)
@@ -142,12 +67,12 @@ def _add_sharing(commands: Any) -> None:
     verify = commands.add_parser("verify", help="measure the numbers of a patch's card again")
     add = verify.add_argument
     _add_patch(verify)
-    _add_models(verify)
+    add_models(verify)
     add("--component", metavar="NAME", help="which encoder of the host, where there are several")
     add("--forget", required=True, metavar="SET", help="pairs of the concept, all for the measurement")
     add("--retain", required=True, metavar="SET", help="pairs of other names, likewise")
     add("--concept", metavar="TEXT", help="default: the patch's")
-    _add_data(verify)
+    add_data(verify)
     add("--json", action="store_true", help="print it as JSON")
     verify.set_defaults(run=lambda args: _sharing("verify", args))
 
@@ -165,7 +90,7 @@ def _add_sharing(commands: Any) -> None:
         help="with --model, in place of --weights: pairs of each concept, others than in --forget, to fit the weights to each other by",
     )
     add("--retain", metavar="SET", help="with --model: pairs of other names")
-    _add_data(compose)
+    add_data(compose)
     add("--json", action="store_true", help="print the report as JSON")
     compose.set_defaults(run=lambda args: _sharing("compose", args))
 
@@ -186,54 +111,17 @@ def _add_sharing(commands: Any) -> None:
     export.set_defaults(run=lambda args: _sharing("export", args))
 
 
-def _rank(text: str) -> int | str:
-    return text if text == "auto" else int(text)
-
-
 def _add_patch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patch", metavar="PATCH", help="folder or Hub id of a patch")
     parser.add_argument("--patch-revision", metavar="R", help="branch, tag or commit of the patch on the Hub")
     parser.add_argument("--subfolder", metavar="DIR", help="folder of the patch in its repository")
 
 
-def _add_models(parser: argparse.ArgumentParser) -> None:
-    """What a CLIP, a host and the judge of its pictures are loaded from."""
-    add = parser.add_argument
-    add("--model", help="folder or Hub id of a CLIPModel; with --host it may be left out, or be the host itself")
-    add("--host", choices=HOSTS, help="Stable Diffusion or LLaVA: what the patch is for")
-    add("--host-model", metavar="MODEL", help="folder or Hub id of the host; default: the embedded miniature one")
-    add("--judge", metavar="MODEL", help="image classifier for generated pictures; default: the CLIPModel, zero-shot")
-    add(
-        "--question", action="append", metavar="TEXT", help="what a LLaVA is asked of an image's name; may be repeated"
-    )
-    add(
-        "--images-per-prompt",
-        type=int,
-        metavar="N",
-        help="pictures generated of each prompt of the concept; default: so many that there are fifty, at least 4",
-    )
-    add("--inference-steps", type=int, metavar="N", help="denoising steps of generated pictures (default: 25)")
-    add("--guidance-scale", type=float, metavar="G", help="guidance of generated pictures (default: 7.5)")
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    """How data is read, and how models are run."""
-    add = parser.add_argument
-    add(
-        "--names",
-        type=Path,
-        metavar="FILE",
-        help="names to classify among, one a line or a JSON list; default: from the data",
-    )
-    add("--template", action="append", metavar="TEXT", help="how a name is said, with {} for it; may be repeated")
-    add("--image-column", default="image", metavar="C")
-    add("--text-column", default="text", metavar="C")
-    add("--name-column", default="name", metavar="C")
-    add("--batch-size", type=int, default=64, metavar="N")
-    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", metavar="D")
-    add("--device", metavar="D", help="cpu, cuda, …; default: what accelerate finds")
-    add("--revision", default="main", metavar="R", help="revision of the model on the Hub")
-    add("--seed", type=int, default=0)
+# arguments of `unlearn` that are called the same on the command line
+_SAME = (
+    *("concept", "tower", "granularity", "direction", "fa_at", "risk", "steps", "front_only", "early_stopping"),
+    *("rank", "trajectory", "batch_size", "retain_batch_size", "seed"),
+)
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -244,45 +132,43 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def run_unlearn(args: argparse.Namespace) -> int:
-    """Forgets a concept of the user's model."""
-    from .request import load_request
-    from .unlearn import unlearn
-
+    """Forgets a concept of the user's model, or several."""
     check_output(args.output)
     if args.plots is not None:
         from . import plots
 
         plots.check_installed()  # not after minutes of work
-    request = load_request(args)
-    result = unlearn(
-        request.model,
-        request.processor,
-        concept=args.concept,
-        tower=args.tower,
-        granularity=args.granularity,
-        direction=args.direction,
-        fa_at=args.fa_at,
-        risk=args.risk,
-        steps=args.steps,
-        front_only=args.front_only,
-        early_stopping=args.early_stopping,
-        rank=args.rank,
-        trajectory=args.trajectory,
-        batch_size=args.batch_size,
-        retain_batch_size=args.retain_batch_size,
-        seed=args.seed,
-        **request.settings,
-    )
+    if args.concept is not None and args.forget is None:
+        raise ValueError("There is no forget set. Give --forget, pairs of the concept.")
+    state = processes.launched(args.device)
+    if args.concepts is not None:
+        from . import batch
+
+        return batch.run(args, _unlearn, state)
+    from .request import load_models
+
+    result = _unlearn(args, load_models(args), {"accelerator": state})
+    if not processes.Processes(state).is_main:
+        return 0 if result.succeeded else 1
     result.patch.save_pretrained(args.output)
     files = plots.save_plots(result.report, args.plots) if args.plots is not None else []
     return finish(result, [args.output, *files], args.json)
+
+
+def _unlearn(args: argparse.Namespace, models: Any, more: Mapping[str, Any]) -> Any:
+    from .request import load_request
+    from .unlearn import unlearn
+
+    request = load_request(args, models)
+    settings = {key: getattr(args, key) for key in _SAME} | request.settings | dict(more)
+    return unlearn(request.model, request.processor, **settings)
 
 
 def run_retain_stats(args: argparse.Namespace) -> int:
     """Computes the statistics of a retain set; see `hf_slug/known_retain.py`."""
     from .known_retain import run
 
-    return run(args)
+    return run(args, processes.launched(args.device))
 
 
 def run_inspect(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Reading files that strangers wrote, looking first at where they lie, how large they are and what they announce; writing our own whole."""
 
+import glob
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from .errors import CorruptPatchError
 
 
 # Far beyond any patch: the largest CLIP in use has matrices of 14 million numbers, and a few kilobytes of config for each.
+_UNFINISHED = ".unfinished-"
 MOST_CONFIG, MOST_REPORT, MOST_BYTES = 2**20, 2**23, 2**29
 _MOST_HEADER = 2**20
 _MOST_DEPTH = 64
@@ -173,14 +175,28 @@ def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterat
     Raises:
         NotADirectoryError: If there is a file of that name.
     """
-    target = Path(target)
-    if target.is_file():
+    if Path(target).is_file():
         raise NotADirectoryError(f"{target} is a file. Give a folder for {what} to be saved in.")
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as folder:
-        yield Path(folder)
-        for name in names:
-            shutil.move(Path(folder) / name, target / name)
+    target = Path(target).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(target.parent, target.name)  # of a run that was killed
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{_UNFINISHED}{target.name}-") as aside:
+        folder = Path(aside) / target.name
+        folder.mkdir()
+        yield folder
+        if target.exists() and (any(target.iterdir()) or target == Path.cwd()):
+            for name in names:
+                (folder / name).replace(target / name)
+            return
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)  # at once: nobody ever finds half of it
+
+
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Removes what runs that were killed while they wrote to a folder (into `name`, or anything) have left there."""
+    for left in folder.glob(f"{_UNFINISHED}{glob.escape(name)}-" + "[a-z0-9_]" * 8 if name else f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 class StoredTensors(Mapping[str, torch.Tensor]):

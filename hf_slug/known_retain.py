@@ -138,27 +138,32 @@ def as_statistics(retain: Any) -> RetainStatistics | None:
     return None
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, accelerator: Any = None) -> int:
     """`hf-slug retain-stats`: computes the statistics of a retain set; saves or publishes them."""
     from .loading import load_clip
     from .output import check_output
+    from .request import columns_of
 
     if args.output is None and args.push is None:
         raise ValueError("Give --output DIR, --push REPO or both: else the statistics would be lost.")
     if args.output is not None:
         check_output(args.output)
     model, processor = load_clip(args.model, args.dtype, args.device, args.revision)
+    columns = columns_of(args)
     statistics = compute_retain_statistics(
         model,
         processor,
-        args.retain,
+        PairStream(args.retain, **columns) if args.streaming else args.retain,
         tower=args.tower,
         direction=args.direction,
         batch_size=args.batch_size,
         retain_batch_size=args.retain_batch_size,
         template=tuple(args.template or ("a photo of {}",)),
-        **{f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")},
+        accelerator=accelerator,
+        **columns,
     )
+    if not Processes(accelerator).is_main:
+        return 0
     print(statistics)
     if args.output is not None:
         statistics.save_pretrained(args.output)

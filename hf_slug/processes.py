@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The processes that share the work of a run: accelerate's, or this one alone."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -62,3 +63,38 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def launched(device: str | None = None) -> Any:
+    """
+    Joins the processes that `accelerate launch` (or `torchrun`, on CPUs) started, if there are several; all but the first are silent
+    from then on.
+
+    Args:
+        device (`str`, *optional*): What the user asked for.
+
+    Returns:
+        `PartialState`, or `None` if this process is alone.
+
+    Raises:
+        RuntimeError: If they can't be joined.
+    """
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted < 2:
+        return None
+    from accelerate import PartialState
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    # accelerate joins processes on CPUs only if told so
+    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+    if state.num_processes != wanted:
+        raise RuntimeError(
+            f"{wanted} processes were started, and accelerate joins {state.num_processes} of them on {state.device}. Start one, or give "
+            f"each its own device."
+        )
+    if not state.is_main_process:
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        disable_progress_bars()
+    return state

@@ -15,10 +15,27 @@ from .loading import host_kind, load_clip, load_host, load_judge
 from .names import bare_name, check_templates, collect_names, label, with_names
 from .parts import load_parts
 from .retain_statistics import RetainStatistics
+from .streams import PairStream
 
 
 _MOST_PROMPTS = 50  # that pictures are generated of, the concept's and the others each
 _FEWEST_PICTURES = 50  # of the concept
+
+
+@dataclass(frozen=True)
+class Models:
+    """
+    The models that a command names.
+
+    Args:
+        clip, processor (`CLIPModel` and `CLIPProcessor`, *optional*): The CLIP and its processor.
+        host, host_processor (*optional*): The host, and the processor of a LLaVA.
+    """
+
+    clip: Any = None
+    processor: Any = None
+    host: Any = None
+    host_processor: Any = None
 
 
 @dataclass
@@ -37,44 +54,71 @@ class Request:
     settings: dict[str, Any]
 
 
-def load_request(args: argparse.Namespace) -> Request:
+def load_models(args: argparse.Namespace) -> Models:
     """
-    Loads the models, the data and the evaluators that a command names.
+    Loads the models that a command names; what makes no sense together is refused before.
 
     Raises:
         ValueError: If something needed is missing.
     """
     clip_name, host_name = _model_names(args)
-    by_host = (args.evaluate or ("host" if clip_name is None else "zero-shot")) == "host"
-    _check_flags(args, by_host)
-    model = processor = None
+    _check_flags(args, judged_by_host(args))
+    clip = processor = host = host_processor = None
     if clip_name is not None:
-        model, processor = load_clip(clip_name, args.dtype, args.device, args.revision)
+        clip, processor = load_clip(clip_name, args.dtype, args.device, args.revision)
+    if args.host is not None:
+        revision = args.revision if host_name == args.model else "main"
+        host, host_processor = load_host(args.host, str(host_name), args.dtype, args.device, revision)
+    return Models(clip, processor, host, host_processor)
+
+
+def judged_by_host(args: argparse.Namespace) -> bool:
+    """Whether a search goes by what the host does."""
+    return (args.evaluate or ("host" if _model_names(args)[0] is None else "zero-shot")) == "host"
+
+
+def load_request(args: argparse.Namespace, models: Models | None = None) -> Request:
+    """
+    Loads the models, the data and the evaluators that a command names.
+
+    Args:
+        args (`argparse.Namespace`): The arguments.
+        models ([`Models`], *optional*): Those, where they are loaded already.
+
+    Raises:
+        ValueError: If something needed is missing.
+    """
+    models = models or load_models(args)
     names = read_names(args.names) if isinstance(args.names, Path) else args.names
     templates = tuple(args.template or ("a photo of {}",))
-    columns = {f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")}
+    columns = columns_of(args)
     settings: dict[str, Any] = {"names": names, "template": templates, **columns}
     for what in ("forget", "retain"):
         for part in ("", "validation_", "test_"):
             settings[part + what] = getattr(args, part + what)
     if getattr(args, "retain_stats", None) is not None:
         settings["retain"] = RetainStatistics.from_pretrained(args.retain_stats)
-    if args.host is None:
-        return Request(model, processor, settings)
-
-    revision = args.revision if host_name == args.model else "main"
-    host, host_processor = load_host(args.host, str(host_name), args.dtype, args.device, revision)
+    elif getattr(args, "streaming", False):
+        settings["retain"] = PairStream(args.retain, **columns)
+    if models.host is None:
+        return Request(models.clip, models.processor, settings)
     settings |= {
-        "host": host,
+        "host": models.host,
         "objective": args.objective,
         "component": args.component,
-        "host_processor": host_processor,
+        "host_processor": models.host_processor,
     }
     if args.question:
         settings["questions"] = args.question
-    if by_host:
-        settings |= _host_evaluation(args, settings, columns, (model, processor), host_processor)
-    return Request(model, processor, settings)
+    if judged_by_host(args):
+        clip = models.clip, models.processor
+        settings |= _host_evaluation(args, settings, columns, clip, models.host_processor)
+    return Request(models.clip, models.processor, settings)
+
+
+def columns_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The columns of the data, as [`load_pairs`] is told them."""
+    return {f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")}
 
 
 def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:
@@ -101,6 +145,10 @@ def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
     statistics = getattr(args, "retain_stats", None)
     if (statistics is None) == (args.retain is None):
         raise ValueError("Give --retain or --retain-stats, one of them.")
+    if getattr(args, "streaming", False) and (args.retain is None or by_host):
+        raise ValueError(
+            "--streaming reads --retain a few pairs at a time for CLIP's own loss; it goes with --retain, and not with --evaluate host."
+        )
     if statistics is not None and by_host:
         raise ValueError(
             "What a host does is judged by the names and captions of the retain set. Give it with --retain, in place of --retain-stats."

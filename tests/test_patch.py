@@ -216,7 +216,7 @@ def test_a_failed_save_leaves_no_half_a_patch(tmp_path):
     patch.report = {"value": float("nan")}  # not JSON
     with pytest.raises(ValueError):
         patch.save_pretrained(tmp_path / "patch")
-    assert list((tmp_path / "patch").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
         make_patch().save_pretrained(tmp_path / "file")

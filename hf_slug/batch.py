@@ -1,0 +1,195 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""`hf-slug unlearn --concepts FILE`: many concepts of one model, one patch each; what is done is not done again."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from transformers.utils import logging
+
+from .concept_list import STATISTICS, Wanted, read_concepts
+from .data import Pairs, load_pairs
+from .files import read_json, remove_unfinished, write_json
+from .known_retain import compute_retain_statistics
+from .names import bare_name, check_templates, name_of
+from .output import check_output
+from .parts import load_parts
+from .patch import CONFIG, UnlearningPatch
+from .processes import Processes
+from .request import Models, columns_of, judged_by_host, load_models
+from .retain_statistics import ABOUT, RetainStatistics
+from .streams import PairStream
+from .tables import format_table
+
+
+logger = logging.get_logger(__name__)
+
+MADE_OF = "batch.json"
+_NOT_OF_A_RESULT = ("run", "command", "concepts", "output", "json", "plots", "device", "concept")
+
+
+def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None) -> int:
+    """
+    Makes the patches of a file of concepts.
+
+    What the retain set takes is computed once for all of them. A concept that fails is said so, and the others go on.
+
+    Args:
+        args (`argparse.Namespace`): Of `hf-slug unlearn`, with `concepts`.
+        unlearn (`Callable`): From arguments of one concept, models and further settings to a result.
+        accelerator (`PartialState`, *optional*): The processes that share the work.
+
+    Returns:
+        `int`: 0 if all are forgotten, 1 if not, 2 if some could not be done.
+    """
+    processes = Processes(accelerator)
+    check_output(args.output)
+    batch = read_concepts(args.concepts)
+    if processes.is_main:
+        _claim(args, batch)
+    done = processes.from_main(lambda: [wanted.folder for wanted in batch if _is_done(args.output / wanted.folder)])
+    left = [wanted for wanted in batch if wanted.folder not in done]
+    if done and processes.is_main:
+        logger.warning(f"{len(done)} of {len(batch)} concepts are done already, {len(left)} are left.")
+    failed: dict[str, str] = {}
+    if left:
+        models = load_models(args)
+        common, shared = _share_retain(args, models, processes, accelerator)
+        forget = None if args.forget is None or "{}" in args.forget else load_pairs(args.forget, **columns_of(args))
+        gradients: dict[str, Any] = {}  # of the retain set, where they are not in statistics
+        for wanted in logging.tqdm(left, desc="concepts", disable=len(left) < 2 or not processes.is_main):
+            own = argparse.Namespace(**vars(args) | common | {"concept": wanted.concept} | wanted.sets)
+            try:
+                if "forget" not in wanted.sets:
+                    own.forget = _forget_set(args, wanted.concept, forget)
+                result = unlearn(own, models, shared | gradients)
+            except (ValueError, RuntimeError, OSError) as error:
+                logger.error(f"{wanted.concept!r} could not be done: {error}")
+                failed[wanted.concept] = str(error)
+                continue
+            if "retain" not in shared:
+                gradients = {"retain_gradients": result.retain_gradients}
+            if processes.is_main:
+                result.patch.save_pretrained(args.output / wanted.folder)
+    return processes.from_main(lambda: _finish(args, batch, failed))
+
+
+def _share_retain(
+    args: argparse.Namespace, models: Models, processes: Processes, accelerator: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Reads the retain set once; for CLIP's own loss its statistics are computed, kept beside the patches, and taken in its place.
+
+    Returns:
+        `tuple[dict, dict]`: What is other in the arguments of each concept, and in what `unlearn` is called with.
+    """
+    if args.retain is None:  # there are statistics
+        return {}, {}
+    columns = columns_of(args)
+    if judged_by_host(args) or (args.host is not None and args.objective != "clip"):
+        return {"retain": load_pairs(args.retain, what="retain set", **columns)}, {}
+    common: dict[str, Any] = {}
+    source: Any = PairStream(args.retain, **columns)
+    if not args.streaming:
+        given = args.retain, args.validation_retain, args.test_retain
+        parts = load_parts("retain", *given, args.seed, columns)
+        source, common = parts["retain"], {key: pairs for key, pairs in parts.items() if key != "retain"}
+    folder = args.output / STATISTICS
+    if not processes.from_main(lambda: (folder / ABOUT).is_file()):
+        statistics = compute_retain_statistics(
+            cast(Any, models.clip),
+            models.processor,
+            source,
+            tower=args.tower,
+            direction=args.direction,
+            batch_size=args.batch_size,
+            retain_batch_size=args.retain_batch_size,
+            template=tuple(args.template or ("a photo of {}",)),
+            accelerator=accelerator,
+        )
+        # nobody reads them before they are written
+        processes.from_main(lambda: statistics.save_pretrained(folder))
+    return common, {"retain": RetainStatistics.from_pretrained(folder)}
+
+
+def _forget_set(args: argparse.Namespace, concept: str, pairs: Pairs | None) -> Any:
+    """The pairs of one concept: of a set for all of them, or where `--forget` with the name in it leads to."""
+    if pairs is None:
+        if args.forget is None:
+            raise ValueError(f"There is no forget set of {concept!r}. Give --forget, or `forget` in {args.concepts}.")
+        return args.forget.replace("{}", concept)
+    templates = check_templates(tuple(args.template or ("a photo of {}",)))
+    name = bare_name(concept, templates).casefold()
+    own = pairs.subset(i for i, pair in enumerate(pairs) if name_of(pair, templates).casefold() == name)
+    if not len(own):
+        raise ValueError(f"No pair of the forget set ({pairs.source}) shows {concept!r}: none has that name.")
+    return own
+
+
+def _claim(args: argparse.Namespace, batch: Iterable[Wanted]) -> None:
+    """Takes the output for these settings; patches of other ones are not mixed in."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(args.output)
+    told = {key: str(value) for key, value in vars(args).items() if key not in _NOT_OF_A_RESULT}
+    path = args.output / MADE_OF
+    made_of: dict[str, Any] = {
+        "settings": told,
+        "concepts": {w.concept: {"output": w.folder, **w.sets} for w in batch},
+    }
+    if path.is_file():
+        before = read_json(path)
+        differ = sorted(key for key in told if before.get("settings", {}).get(key) != told[key])
+        changed = [
+            name for name, row in before.get("concepts", {}).items() if made_of["concepts"].get(name, row) != row
+        ]
+        if differ or changed:
+            raise ValueError(
+                f"{args.output} holds patches made with other settings ({', '.join(differ + changed)}). Give another --output, or remove "
+                f"it to begin again."
+            )
+        made_of["concepts"] = {**before.get("concepts", {}), **made_of["concepts"]}
+    aside = path.with_name(f".unfinished-{MADE_OF}-{hashlib.sha256(str(told).encode()).hexdigest()[:8]}")
+    write_json(aside, made_of)
+    aside.replace(path)
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()  # a folder appears as a whole
+
+
+def _finish(args: argparse.Namespace, batch: list[Wanted], failed: dict[str, str]) -> int:
+    """Prints what has become of every concept, and returns the exit code."""
+    reports = {
+        w.concept: UnlearningPatch.from_pretrained(args.output / w.folder).report
+        for w in batch
+        if w.concept not in failed
+    }
+    if args.json:
+        print(json.dumps({"patches": reports, "failed": failed}, indent=2))
+    else:
+        lines = []
+        for wanted in batch:
+            if wanted.concept in failed:
+                lines.append([wanted.concept, "", "failed", "", "", ""])
+                continue
+            report = reports[wanted.concept]
+            before, after = report["metrics"]["before"], report["metrics"]["after"]
+            lines.append(
+                [
+                    wanted.concept,
+                    report["chosen"]["layer"],
+                    "forgotten" if report["succeeded"] else "NOT forgotten",
+                    f"{before['fa1']:.1%} → {after['fa1']:.1%}",
+                    f"{before['ta']:.1%} → {after['ta']:.1%}",
+                    str(args.output / wanted.folder),
+                ]
+            )
+        print(format_table(["concept", "layer", "", "FA@1", "TA", "patch"], lines, left=3))
+        for concept, why in failed.items():
+            print(f"{concept}: {why}")
+    if failed:
+        return 2
+    return 0 if all(report["succeeded"] for report in reports.values()) else 1
