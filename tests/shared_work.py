@@ -1,0 +1,67 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""
+What several processes make of a tiny CLIP together; run by `torchrun`, and alone.
+
+    python shared_work.py MODEL OUTPUT
+
+The first process writes OUTPUT: gradients, moments and results of whole runs. Numbers of pairs, batches and layers are such that shares are
+uneven, and some have nothing to do.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from conftest import NAMES, noise_pairs
+from transformers import CLIPModel, CLIPProcessor
+
+from hf_slug import unlearn
+from hf_slug.direction import compute_input_moments
+from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
+from hf_slug.processes import Processes, launched
+from hf_slug.streams import PairStream
+from hf_slug.towers import candidate_layers
+
+
+def main(folder: str, output: str) -> None:
+    state = launched("cpu")
+    processes = Processes(state)
+    model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+    found: dict[str, object] = {"count": processes.count}
+    forget, retain = noise_pairs(13, names=["three"]), noise_pairs(18, seed=1)
+    for tower in ("vision", "text", "both"):
+        layers = candidate_layers(model, tower)
+        for size in (3, 64):  # of 64 one has it all
+            found[f"forget {tower} {size}"] = compute_forget_gradients(
+                model, processor, layers, forget, ["a three", "three"], size, processes
+            )
+        for contrast, size in ((7, 3), (4, 4), (18, 64)):  # batches shared out, groups shared out, one group
+            found[f"retain {tower} {contrast} {size}"] = compute_retain_gradients(
+                model, processor, layers, retain, contrast, size, processes
+            )
+        found[f"moments {tower}"] = compute_input_moments(model, processor, layers, retain, 5, processes)
+    rows = [{"image": pair.image, "text": pair.text, "name": pair.text.split()[-1]} for pair in retain]
+    stream = compute_retain_gradients(
+        model, processor, candidate_layers(model), PairStream(rows), 4, processes=processes
+    )
+    found["retain of a stream"] = stream
+    for settings in ({}, {"direction": "gradient", "tower": "text"}, {"trajectory": "all", "retain_batch_size": 70}):
+        result = unlearn(
+            model, processor, noise_pairs(30, names=["three"]), noise_pairs(60, seed=2), concept="three", names=NAMES,
+            template="{}", steps=4, batch_size=8, accelerator=state, **settings,
+        )  # fmt: skip
+        report = result.report
+        found[f"unlearn {settings}"] = {
+            "scores": torch.tensor([[row["importance"], row["alignment"]] for row in report["layers"]]),
+            "weights": torch.cat([delta.flatten() for delta in result.patch.deltas.values()]),
+            "chosen": report["chosen"],
+            "search": [[row["layer"], row["step_size"], row["fa1"]] for row in report["search"]],
+            "metrics": report["metrics"],
+            "processes": report["cost"]["processes"],
+        }
+    if processes.is_main:
+        torch.save(found, Path(output))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,83 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Several processes find what one does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_clip
+
+from hf_slug.processes import ALONE, Processes, launched
+
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, request):
+    """What one and what three processes found."""
+    folder = tmp_path_factory.mktemp("shared")
+    make_clip().save_pretrained(folder / "model")
+    request.getfixturevalue("processor").save_pretrained(folder / "model")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+    found = []
+    for count in (1, 3):
+        start = [sys.executable] if count == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        start += [] if count == 1 else [f"--nproc-per-node={count}"]
+        done = subprocess.run(
+            [*start, str(HERE / "shared_work.py"), str(folder / "model"), str(folder / f"{count}.pt")],
+            env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(torch.load(folder / f"{count}.pt", weights_only=True))
+    return found
+
+
+@pytest.mark.slow
+def test_gradients_and_moments_are_those_of_one_process(results):
+    one, three = results
+    assert (one["count"], three["count"]) == (1, 3) and one.keys() == three.keys()
+    kinds = [key for key in one if key.startswith(("forget", "retain", "moments"))]
+    assert len(kinds) == 19
+    for key in kinds:
+        assert one[key].keys() == three[key].keys() and one[key]
+        for name, expected in one[key].items():
+            assert (three[key][name] - expected).norm() <= 1e-5 * expected.norm(), (key, name)
+
+
+@pytest.mark.slow
+def test_a_whole_run_chooses_the_same_layer_and_step(results):
+    one, three = results
+    runs = [key for key in one if key.startswith("unlearn")]
+    assert len(runs) == 3
+    for key in runs:
+        expected, got = one[key], three[key]
+        assert (expected["processes"], got["processes"]) == (1, 3)
+        torch.testing.assert_close(got["scores"], expected["scores"], rtol=1e-5, atol=1e-5)
+        assert got["chosen"]["layer"] == expected["chosen"]["layer"]
+        assert got["chosen"]["step_size"] == pytest.approx(expected["chosen"]["step_size"], rel=1e-5)
+        assert [row[0] for row in got["search"]] == [row[0] for row in expected["search"]]
+        assert [row[2] for row in got["search"]] == [row[2] for row in expected["search"]]
+        assert got["metrics"]["after"] == pytest.approx(expected["metrics"]["after"])
+        assert (got["weights"] - expected["weights"]).norm() <= 1e-4 * expected["weights"].norm()
+
+
+def test_every_item_is_somebodys():
+    class State:
+        def __init__(self, rank):
+            self.process_index, self.num_processes = rank, 3
+
+    shares = [list(Processes(State(rank)).mine("abcdefg")) for rank in range(3)]
+    assert sorted(item for share in shares for item in share) == list(enumerate("abcdefg"))
+    assert list(ALONE.mine("ab")) == [(0, "a"), (1, "b")] and ALONE.is_main
+    assert [Processes(State(rank)).is_main for rank in range(3)] == [True, False, False]
+
+
+def test_one_process_joins_no_others(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launched() is None
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launched("cpu") is None
