@@ -48,12 +48,14 @@ if TYPE_CHECKING:
     from .patch import UnlearningPatch
     from .result import UnlearningResult
     from .retain_statistics import RetainStatistics
+    from .streams import PairStream
     from .unlearn import unlearn
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Evaluator": "evaluation",
+    "PairStream": "streams",
     "Pairs": "data",
     "ClassifierJudge": "evaluation",
     "GenerationEvaluator": "evaluation",

@@ -37,13 +37,20 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def requires_grad_only(model: torch.nn.Module, weights: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
-    """Makes these weights, and nothing else, require a gradient; in eval mode. Restores all on the way out."""
+    """
+    Makes these weights, and nothing else, require a gradient; in eval mode. Restores all on the way out.
+
+    Blocks of which `gradient_checkpointing_enable()` was asked are run once more in the backward pass, though transformers does so in
+    training only: what differs in training (dropout) is in modules of its own, inside of them.
+    """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
         for weight in weights.values():
             weight.requires_grad_(True)
         with eval_mode(model):
+            for module in model.modules():
+                module.training = bool(getattr(module, "gradient_checkpointing", False))
             yield
     finally:
         for parameter, flag in flags:

@@ -88,6 +88,7 @@ def add_unlearn(commands: Any, run: Callable[[argparse.Namespace], int]) -> None
         default="best",
         help="where retained accuracy is measured: at each layer's best step, at every step of the chosen layer, or at all",
     )
+    add("--gradient-checkpointing", action="store_true", help="less memory, a third more time for gradients")
     add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder (extra `plots`)")
     add("--json", action="store_true", help="print the report instead of a table")
     unlearn.set_defaults(run=run)

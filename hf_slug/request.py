@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .data import Pairs
+from .encoders import host_modules
 from .errors import UnsupportedModelError
 from .loading import host_kind, load_clip, load_host, load_judge
 from .names import bare_name, check_templates, collect_names, label, with_names
@@ -69,6 +70,11 @@ def load_models(args: argparse.Namespace) -> Models:
     if args.host is not None:
         revision = args.revision if host_name == args.model else "main"
         host, host_processor = load_host(args.host, str(host_name), args.dtype, args.device, revision)
+    if getattr(args, "gradient_checkpointing", False):
+        parts: list[Any] = [clip, *host_modules(host)]
+        for part in parts:
+            if hasattr(part, "gradient_checkpointing_enable"):
+                part.gradient_checkpointing_enable()
     return Models(clip, processor, host, host_processor)
 
 

@@ -108,7 +108,7 @@ def unlearn(
 
     Args:
         model (`CLIPModel`):
-            In float32, bfloat16 or float16, on any device. Left as it is. `None` if there is only a host: then the objective is
+            In float32, bfloat16 or float16, on any device. Left as it is. Its `gradient_checkpointing_enable()` is honoured. `None` if there is only a host: then the objective is
             the host's, and `evaluate` and `test_evaluate` must be given.
         processor (`CLIPProcessor`): Its processor.
         forget, retain (dataset, list, path or Hub id):

@@ -198,3 +198,18 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_restores_the_model(tiny, 
     with pytest.raises(GradientError, match="not finite"):
         compute_forget_gradients(tiny, processor, candidate_layers(tiny), noise_pairs(3, names=[NAMES[3]]), PROMPTS)
     assert {n: p.requires_grad for n, p in tiny.named_parameters()} == flags
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_gradient_checkpointing_is_honoured_in_eval_mode(tiny, processor, tower):
+    layers, pairs, runs = candidate_layers(tiny, tower), noise_pairs(6, names=["three"]), []
+    block = getattr(tiny, f"{tower}_model").encoder.layers[0].mlp
+    block.register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    expected = compute_forget_gradients(tiny, processor, layers, pairs, PROMPTS)
+    once = len(runs)
+    tiny.gradient_checkpointing_enable()
+    got = compute_forget_gradients(tiny, processor, layers, pairs, PROMPTS)
+    assert len(runs) - once > once  # again in the backward pass
+    assert not any(module.training for module in tiny.modules())
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name])

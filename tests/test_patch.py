@@ -241,3 +241,35 @@ def test_no_network_is_asked_for_a_local_folder(folder, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert UnlearningPatch.from_pretrained(folder).modules == MODULES
     assert PeftModel.from_pretrained(make_clip(), folder)
+
+
+def test_what_a_killed_save_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".unfinished-patch-abcd1234", ".unfinished-patch-more-abcd1234", "patch-more"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"half of it")
+    make_patch().save_pretrained(tmp_path / "patch")
+    assert {path.name for path in tmp_path.iterdir()} == {".unfinished-patch-more-abcd1234", "patch-more", "patch"}
+    assert UnlearningPatch.from_pretrained(tmp_path / "patch")
+
+
+@pytest.mark.parametrize("kind", ["empty", "full", "link", "here"])
+def test_a_patch_is_saved_into_a_folder_that_is_there(tmp_path, kind, monkeypatch):
+    folder = tmp_path / "patch"
+    (tmp_path / "behind").mkdir()
+    if kind == "link":
+        folder.symlink_to(tmp_path / "behind")
+    else:
+        folder.mkdir()
+    if kind == "full":
+        (folder / "notes.txt").write_text("mine")
+        make_patch().save_pretrained(folder)
+    if kind == "here":
+        monkeypatch.chdir(folder)
+    make_patch().save_pretrained("." if kind == "here" else folder)
+    expected = {"README.md", "adapter_config.json", "adapter_model.safetensors", "unlearning_report.json"}
+    assert {path.name for path in folder.iterdir()} == expected | ({"notes.txt"} if kind == "full" else set())
+    assert (
+        folder.is_symlink() == (kind == "link")
+        and folder.stat().st_mode & 0o077 == (tmp_path / "behind").stat().st_mode & 0o077
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"patch", "behind"}
