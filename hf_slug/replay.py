@@ -7,7 +7,7 @@ back, the modules below the layer are made to return what they returned before.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class Recording:
     inputs: dict[str, torch.Tensor]
     kept: dict[str, torch.Tensor] = field(default_factory=dict)
     in_tuples: bool = False  # transformers 4 wraps a block's output in a tuple
+
+    def on_host(self) -> "Recording":
+        """The same in memory that a GPU reads directly."""
+        return replace(self, kept={key: tensor.cpu().pin_memory() for key, tensor in self.kept.items()})
 
 
 class _Parts:
@@ -152,7 +156,9 @@ def run_above(model: nn.Module, layer: Layer, recording: Recording) -> torch.Ten
     Returns:
         `torch.Tensor`: Embeddings (n, d), equal to those of a full forward pass.
     """
-    parts, kept = _Parts(model, layer), recording.kept
+    parts = _Parts(model, layer)
+    device = next(model.parameters()).device
+    kept = {key: tensor.to(device, non_blocking=True) for key, tensor in recording.kept.items()}
 
     def passing(hidden: torch.Tensor, *_: Any, **__: Any) -> Any:
         return (hidden,) if recording.in_tuples else hidden

@@ -173,6 +173,8 @@ def search(
         return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
 
     shared = behaviour is None or (left is None and not early_stopping)
+    if isinstance(prepared, PreparedZeroShot):
+        prepared.expect([layer for _, layer in processes.mine(layers)])
 
     def queue() -> Iterator[Layer]:
         if behaviour is None or shared:

@@ -6,9 +6,10 @@ from .defaults import seen_beside, warn_of_zero_shot, zero_shot_evaluators
 from .evaluator import Evaluator
 from .generation import GenerationEvaluator, generate
 from .judges import ClassifierJudge, Judge, ZeroShotJudge
+from .prepared import PreparedZeroShot
 from .risk import estimate_risk
 from .vqa import VqaEvaluator, matches
-from .zero_shot import PreparedZeroShot, ZeroShotEvaluator
+from .zero_shot import ZeroShotEvaluator
 
 
 __all__ = [

@@ -1,20 +1,22 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Zero-shot classification over a list of names: the default evaluator, and the cheap one."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ..data import Pairs
-from ..inputs import embed_images, image_batches, text_batch
+from ..inputs import embed_images, text_batch
 from ..losses import normalize
 from ..names import DEFAULT_TEMPLATE, check_templates, label, say
-from ..replay import Recording, changed_weights, record_below, run_above
+from ..replay import Recording, record_below, run_above
 from ..towers import Layer, embed
-from .risk import estimate_risk
 
+
+if TYPE_CHECKING:
+    from .prepared import PreparedZeroShot
 
 Metrics = dict[str, float]
 _SMALL_LABEL_SPACE = 50  # below so many names, forgotten means FA@1
@@ -110,6 +112,8 @@ class ZeroShotEvaluator:
 
     def prepare(self, model: PreTrainedModel) -> "PreparedZeroShot":
         """Embeds once, at the original weights, what a change of one layer can't change."""
+        from .prepared import PreparedZeroShot
+
         return PreparedZeroShot(self, model)
 
     def forgotten(self, images: torch.Tensor, classes: torch.Tensor) -> Metrics:
@@ -170,129 +174,3 @@ class ZeroShotEvaluator:
     def record_classes(self, model: PreTrainedModel, layer: Layer) -> list[Recording]:
         """Records what lies below a text layer for the prompts of all names."""
         return [record_below(model, [layer], batch)[1][0] for batch in self._prompt_batches(model)]
-
-
-class PreparedZeroShot:
-    """
-    A [`ZeroShotEvaluator`] for one model and many small changes: runs only what lies above the changed layer.
-
-    Args:
-        evaluator (`ZeroShotEvaluator`): The evaluator.
-        model (`CLIPModel`): The model, at its original weights.
-    """
-
-    def __init__(self, evaluator: ZeroShotEvaluator, model: PreTrainedModel):
-        self.evaluator, self.model = evaluator, model
-        self.classes = evaluator.embed_names(model)
-        self.near = evaluator.neighbors(self.classes)
-        self._images: torch.Tensor | None = None
-
-    def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
-        """
-        Returns a function, quick to call again and again, from weights of `layer` to `fa1`, `fa5`, `risk`, and `risk_n`, the number of
-        images that the risk rests on.
-        """
-        evaluator, model = self.evaluator, self.model
-        looked_at = [evaluator.forget] if layer.tower == "vision" else [evaluator.forget, evaluator.seen]
-        batches = (
-            batch
-            for pairs in looked_at
-            for batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size)
-        )
-
-        def score(images: torch.Tensor, classes: torch.Tensor) -> Metrics:
-            risk = estimate_risk(evaluator.margins(images, classes))
-            found = evaluator.forgotten(images[: evaluator.n_forget], classes)
-            return found | {"risk": risk, "risk_n": len(images)}
-
-        if layer.tower == "vision":
-            recordings = [record_below(model, [layer], batch)[1][0] for _, batch in batches]
-
-            def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
-                with changed_weights(model, layer, weights):
-                    images = torch.cat([run_above(model, layer, recording) for recording in recordings])
-                return score(images, self.classes)
-
-        else:
-            if self._images is None:
-                with torch.no_grad():
-                    self._images = torch.cat([embed(model, "vision", batch) for _, batch in batches])
-            images = self._images
-            prompts = evaluator.record_classes(model, layer)
-
-            def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
-                with changed_weights(model, layer, weights):
-                    classes = evaluator._classes(model, (layer, prompts))
-                return score(images, classes)
-
-        return measure
-
-    def retained(self, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]]) -> list[Metrics]:
-        """Measures `ta` and `ta_neighbors` of several changes, each alone, in one pass over the retain images."""
-        embedded = self._embed(self.evaluator.retain, changes, "retained accuracy")
-        return [self.evaluator.retained(*pair, self.near) for pair in embedded[1:]]
-
-    def compare(self, layer: Layer, weights: Mapping[str, torch.Tensor]) -> tuple[Metrics, Metrics, dict[str, Any]]:
-        """
-        Measures everything before and after one change.
-
-        Returns:
-            `tuple[dict, dict, dict]`: Metrics before, metrics after, and for a picture the mean cosine of the images of some
-            names with the texts of the same: `names`, `before` and `after` (lists of rows; the concept comes first), and
-            `neighbors`, the names that `ta_neighbors` is taken over, and `neighbor_accuracy`, that of each (before, after).
-        """
-        evaluator, change = self.evaluator, [(layer, weights)]
-        forget = self._embed(evaluator.forget, change, "forget accuracy")
-        retain = self._embed(evaluator.retain, change, "retained accuracy")
-        metrics, cosines, by_name = [], [], []
-        shown = [own for own in self.near if bool((evaluator.labels == own).any())]
-        others = [int(own) for own in evaluator.labels.unique() if int(own) not in shown]
-        shown = [evaluator.concept, *(shown + others)[:9]]
-        for (gone, classes), (kept, _) in zip(forget, retain, strict=True):
-            metrics.append(evaluator.forgotten(gone, classes) | evaluator.retained(kept, classes, self.near))
-            by_name.append(evaluator.accuracies(kept, classes))
-            parts = [gone if own == evaluator.concept else kept[evaluator.labels == own] for own in shown]
-            rows = torch.stack([(normalize(part) @ classes[shown].T).mean(0) for part in parts])
-            cosines.append(rows.nan_to_num().tolist())
-        picture: dict[str, Any] = {
-            "names": [evaluator.names[i] for i in shown],
-            "before": cosines[0],
-            "after": cosines[1],
-        }
-        picture["neighbors"] = [evaluator.names[i] for i in self.near]
-        picture["neighbor_accuracy"] = {
-            evaluator.names[i]: [found[i] for found in by_name] for i in self.near if i in by_name[0]
-        }
-        return metrics[0], metrics[1], picture
-
-    def _embed(
-        self, pairs: Pairs, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]], description: str
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Embeds images and names at the original weights and under each change, as (images, classes)."""
-        evaluator, model = self.evaluator, self.model
-        seeing = [i for i, (layer, _) in enumerate(changes) if layer.tower == "vision"]
-        original: list[torch.Tensor] = []
-        changed: dict[int, list[torch.Tensor]] = {i: [] for i in seeing}
-        # many steps of one layer share its recording
-        layers = list(dict.fromkeys(changes[i][0] for i in seeing))
-        for _, batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size, description):
-            if layers:
-                embeddings, recordings = record_below(model, layers, batch)
-            else:
-                with torch.no_grad():
-                    embeddings, recordings = embed(model, "vision", batch), []
-            original.append(embeddings)
-            for i in seeing:
-                layer, weights = changes[i]
-                with changed_weights(model, layer, weights):
-                    changed[i].append(run_above(model, layer, recordings[layers.index(layer)]))
-        images = torch.cat(original)
-        result = [(images, self.classes)]
-        for i, (layer, weights) in enumerate(changes):
-            if layer.tower == "vision":
-                result.append((torch.cat(changed[i]), self.classes))
-            else:
-                prompts = evaluator.record_classes(model, layer)
-                with changed_weights(model, layer, weights):
-                    result.append((images, evaluator._classes(model, (layer, prompts))))
-        return result

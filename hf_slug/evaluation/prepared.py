@@ -1,0 +1,145 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Zero-shot classification under many changes of one model: only what lies above the changed layer is run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..data import Pairs
+from ..inputs import image_batches
+from ..losses import normalize
+from ..recorder import Recorder
+from ..replay import changed_weights, record_below, run_above
+from ..towers import Layer, embed
+from .risk import estimate_risk
+from .zero_shot import Metrics, ZeroShotEvaluator
+
+
+class PreparedZeroShot:
+    """
+    A [`ZeroShotEvaluator`] for one model and many small changes: runs only what lies above the changed layer.
+
+    Args:
+        evaluator (`ZeroShotEvaluator`): The evaluator.
+        model (`CLIPModel`): The model, at its original weights.
+    """
+
+    def __init__(self, evaluator: ZeroShotEvaluator, model: PreTrainedModel):
+        self.evaluator, self.model = evaluator, model
+        self.classes = evaluator.embed_names(model)
+        self.near = evaluator.neighbors(self.classes)
+        self._images: torch.Tensor | None = None
+        self._recorder = self._record(())
+
+    def expect(self, layers: Sequence[Layer]) -> None:
+        """Says which layers will be probed, in this order, so that what they read may be recorded together."""
+        self._recorder = self._record([layer for layer in layers if layer.tower == "vision"])
+
+    def _record(self, layers: Sequence[Layer]) -> Recorder:
+        evaluator = self.evaluator
+        return Recorder(self.model, evaluator.processor, evaluator.forget, evaluator.batch_size, layers)
+
+    def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
+        """
+        Returns a function, quick to call again and again, from weights of `layer` to `fa1`, `fa5`, `risk`, and `risk_n`, the number of
+        images that the risk rests on.
+        """
+        evaluator, model = self.evaluator, self.model
+
+        def score(images: torch.Tensor, classes: torch.Tensor) -> Metrics:
+            risk = estimate_risk(evaluator.margins(images, classes))
+            found = evaluator.forgotten(images[: evaluator.n_forget], classes)
+            return found | {"risk": risk, "risk_n": len(images)}
+
+        if layer.tower == "vision":
+            recordings = self._recorder.take(layer)
+
+            def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
+                with changed_weights(model, layer, weights):
+                    images = torch.cat([run_above(model, layer, recording) for recording in recordings])
+                return score(images, self.classes)
+
+        else:
+            if self._images is None:
+                self._images = evaluator.embed_concept(model)
+            images = self._images
+            prompts = evaluator.record_classes(model, layer)
+
+            def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
+                with changed_weights(model, layer, weights):
+                    classes = evaluator._classes(model, (layer, prompts))
+                return score(images, classes)
+
+        return measure
+
+    def retained(self, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]]) -> list[Metrics]:
+        """Measures `ta` and `ta_neighbors` of several changes, each alone, in one pass over the retain images."""
+        embedded = self._embed(self.evaluator.retain, changes, "retained accuracy")
+        return [self.evaluator.retained(*pair, self.near) for pair in embedded[1:]]
+
+    def compare(self, layer: Layer, weights: Mapping[str, torch.Tensor]) -> tuple[Metrics, Metrics, dict[str, Any]]:
+        """
+        Measures everything before and after one change.
+
+        Returns:
+            `tuple[dict, dict, dict]`: Metrics before, metrics after, and for a picture the mean cosine of the images of some
+            names with the texts of the same: `names`, `before` and `after` (lists of rows; the concept comes first), and
+            `neighbors`, the names that `ta_neighbors` is taken over, and `neighbor_accuracy`, that of each (before, after).
+        """
+        evaluator, change = self.evaluator, [(layer, weights)]
+        forget = self._embed(evaluator.forget, change, "forget accuracy")
+        retain = self._embed(evaluator.retain, change, "retained accuracy")
+        metrics, cosines, by_name = [], [], []
+        shown = [own for own in self.near if bool((evaluator.labels == own).any())]
+        others = [int(own) for own in evaluator.labels.unique() if int(own) not in shown]
+        shown = [evaluator.concept, *(shown + others)[:9]]
+        for (gone, classes), (kept, _) in zip(forget, retain, strict=True):
+            metrics.append(evaluator.forgotten(gone, classes) | evaluator.retained(kept, classes, self.near))
+            by_name.append(evaluator.accuracies(kept, classes))
+            parts = [gone if own == evaluator.concept else kept[evaluator.labels == own] for own in shown]
+            rows = torch.stack([(normalize(part) @ classes[shown].T).mean(0) for part in parts])
+            cosines.append(rows.nan_to_num().tolist())
+        picture: dict[str, Any] = {
+            "names": [evaluator.names[i] for i in shown],
+            "before": cosines[0],
+            "after": cosines[1],
+        }
+        picture["neighbors"] = [evaluator.names[i] for i in self.near]
+        picture["neighbor_accuracy"] = {
+            evaluator.names[i]: [found[i] for found in by_name] for i in self.near if i in by_name[0]
+        }
+        return metrics[0], metrics[1], picture
+
+    def _embed(
+        self, pairs: Pairs, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]], description: str
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Embeds images and names at the original weights and under each change, as (images, classes)."""
+        evaluator, model = self.evaluator, self.model
+        seeing = [i for i, (layer, _) in enumerate(changes) if layer.tower == "vision"]
+        original: list[torch.Tensor] = []
+        changed: dict[int, list[torch.Tensor]] = {i: [] for i in seeing}
+        # many steps of one layer share its recording
+        layers = list(dict.fromkeys(changes[i][0] for i in seeing))
+        for _, batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size, description):
+            if layers:
+                embeddings, recordings = record_below(model, layers, batch)
+            else:
+                with torch.no_grad():
+                    embeddings, recordings = embed(model, "vision", batch), []
+            original.append(embeddings)
+            for i in seeing:
+                layer, weights = changes[i]
+                with changed_weights(model, layer, weights):
+                    changed[i].append(run_above(model, layer, recordings[layers.index(layer)]))
+        images = torch.cat(original)
+        result = [(images, self.classes)]
+        for i, (layer, weights) in enumerate(changes):
+            if layer.tower == "vision":
+                result.append((torch.cat(changed[i]), self.classes))
+            else:
+                prompts = evaluator.record_classes(model, layer)
+                with changed_weights(model, layer, weights):
+                    result.append((images, evaluator._classes(model, (layer, prompts))))
+        return result
