@@ -49,6 +49,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/train_photo_clip.py --steps 500 --output .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_tables.py --quick --model .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/zoo_canvas.py --quick
+	$(BIN)/python benchmarks/speed.py --quick
 	$(BIN)/python benchmarks/loading.py
 
 # people and objects of a CLIP that nothing was built on
@@ -69,6 +70,7 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/zoo_answers.py
 	$(BIN)/python benchmarks/zoo_canvas.py
 	$(BIN)/python benchmarks/eval_unlearn_zoo.py
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/loading.py
 
 clean:

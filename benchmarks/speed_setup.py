@@ -2,9 +2,11 @@
 """Models of real sizes with random weights, and data that takes as long to read as photographs: what `speed.py` is timed on."""
 
 import io
+import json
 import random
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -13,6 +15,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from hf_slug import zoo
 from hf_slug.data import Pairs, load_pairs
 from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.inputs import embed_images
+from hf_slug.losses import normalize
 
 
 # hidden size, blocks and heads of the vision and of the text tower, patch size, projection; as OpenAI's and OpenCLIP's
@@ -37,9 +41,8 @@ def pixels(size: str) -> int:
     return 64 if size == "tiny" else 336 if size.endswith("px") else 224
 
 
-@cache
-def load(size: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[CLIPModel, Any]:
-    """A model of a size, with random weights of seed 0, and its processor (the zoo's tokenizer, at CLIP's length)."""
+def configure(size: str) -> CLIPConfig:
+    """The configuration of a size."""
     vision, text, patch, projection = SIZES[size]
     towers = [
         {
@@ -47,29 +50,30 @@ def load(size: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
             "intermediate_size": 4 * width,
             "num_hidden_layers": blocks,
             "num_attention_heads": heads,
+            "projection_dim": projection,
         }
         for width, blocks, heads in (vision, text)
     ]
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        vision_config={**towers[0], "image_size": pixels(size), "patch_size": patch, "projection_dim": projection},
+    return CLIPConfig(
+        vision_config={**towers[0], "image_size": pixels(size), "patch_size": patch},
         # OpenAI's vocabulary; the ids are those of the zoo's tokenizer
-        text_config={
-            **towers[1],
-            "vocab_size": 49408,
-            "bos_token_id": 642,
-            "eos_token_id": 643,
-            "projection_dim": projection,
-        },
+        text_config={**towers[1], "vocab_size": 49408, "bos_token_id": 642, "eos_token_id": 643},
         projection_dim=projection,
     )
-    model = CLIPModel(config)
+
+
+@cache
+def load(size: str) -> tuple[CLIPModel, Any]:
+    """A model of a size, with random weights of seed 0, and its processor (the zoo's tokenizer); on a GPU, if there is one, in bfloat16."""
+    torch.manual_seed(0)
+    model = CLIPModel(configure(size))
     with torch.no_grad():  # the default initialisation is too small for the towers to tell anything apart
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:
                 parameter.mul_(2)
     images = CLIPImageProcessor(size={"shortest_edge": pixels(size)}, crop_size=pixels(size))
-    return model.to(device, dtype).eval(), CLIPProcessor(images, zoo.load_clip()[1].tokenizer)
+    where: Any = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu",)
+    return model.to(*where).eval(), CLIPProcessor(images, zoo.load_clip()[1].tokenizer)
 
 
 def names(count: int = 100) -> list[str]:
@@ -97,6 +101,15 @@ def make_pairs(count: int, shown: list[str], seed: int, side: int) -> Pairs:
     return load_pairs(rows, progress=False)
 
 
+def write_stream(folder: Path, count: int, side: int) -> None:
+    """Writes an image folder of pairs, a hundred different pictures over and over, each with a caption of its own."""
+    pictures = [pair.encoded for pair in make_pairs(min(count, 100), names(), 8, side)]
+    with open(folder / "metadata.jsonl", "w") as metadata:
+        for i in range(count):
+            (folder / f"{i}.jpg").write_bytes(cast(bytes, pictures[i % len(pictures)]))
+            metadata.write(json.dumps({"file_name": f"{i}.jpg", "text": f"picture {i} of {names()[i % 100]}"}) + "\n")
+
+
 @cache
 def collect(size: str, forget: int = 200, retain: int = 1000) -> tuple[dict[str, Pairs], list[str]]:
     """
@@ -109,9 +122,6 @@ def collect(size: str, forget: int = 200, retain: int = 1000) -> tuple[dict[str,
     looked = make_pairs(60, every[:1], 99, side)
     judge = ZeroShotEvaluator(processor, looked, make_pairs(2, every[1:], 98, side), every[0], every, TEMPLATE)
     with torch.no_grad():
-        from hf_slug.inputs import embed_images
-        from hf_slug.losses import normalize
-
         scores = normalize(embed_images(model, processor, looked, 30)) @ judge.embed_names(model).T
     concept = every[int(scores.argmax(1).mode().values)]
     ordered = [concept, *(name for name in every if name != concept)]

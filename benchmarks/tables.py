@@ -56,15 +56,17 @@ class Runs:
         tasks: Iterable[dict[str, Any]],
         workers: int = 2,
         after: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+        threads: int = 1,
     ) -> list[dict[str, Any]]:
         """
-        Runs what is not there yet, each in a process of its own (so that its peak of memory is its own) with one thread.
+        Runs what is not there yet, each in a process of its own (so that its peak of memory is its own).
 
         Args:
             function (`Callable`): From a task to the further fields of its row. At the top of a module.
             tasks (`Iterable[dict]`): The fields that say which run it is, and whatever else `function` needs.
             workers (`int`, *optional*, defaults to 2): Processes at a time.
             after (`Callable`, *optional*): Called with all rows that are kept after each run, and at the end, e.g. to write the table.
+            threads (`int`, *optional*, defaults to 1): Of each process.
 
         Returns:
             `list[dict]`: The rows of these tasks, in their order.
@@ -78,7 +80,7 @@ class Runs:
             # forked off one that has imported what this one has (several seconds each time, else), before it has any thread
             known = multiprocessing.get_all_start_methods()
             context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-            with context.Pool(workers, _prepare_worker, maxtasksperchild=1) as pool:
+            with context.Pool(workers, torch.set_num_threads, (threads,), maxtasksperchild=1) as pool:
                 made = pool.imap_unordered(_Run(function), left, chunksize=1)
                 for row in tqdm(made, total=len(left), desc=self.path.stem):
                     self.rows.append(row)
@@ -111,15 +113,11 @@ class _Run:
         return {**task, **self.function(task), "made_with": describe_software()}
 
 
-def _prepare_worker() -> None:
-    torch.set_num_threads(1)
-
-
 class Cost:
-    """What a piece of work cost: `seconds`, and `peak_bytes`, how far memory rose over where it started."""
+    """What a piece of work cost: `seconds`; `highest`, the most memory taken; `peak_bytes`, how far that is over where it started."""
 
     def __init__(self) -> None:
-        self.seconds = self.peak_bytes = 0.0
+        self.seconds = self.highest = self.peak_bytes = 0.0
 
 
 @contextmanager
@@ -144,8 +142,8 @@ def measured() -> Iterator[Cost]:
     finally:
         cost.seconds = time.perf_counter() - started
         stop.set()
-        peak = torch.cuda.max_memory_allocated() if gpu else max(highest[0], _resident())
-        cost.peak_bytes = peak - first
+        cost.highest = torch.cuda.max_memory_allocated() if gpu else max(highest[0], _resident())
+        cost.peak_bytes = cost.highest - first
 
 
 def _resident() -> int:

@@ -1,0 +1,333 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""
+How long it takes to forget a concept: beside the procedure as published, and beside what the hardware can do.
+
+    python benchmarks/speed.py            # about two hours on two cores that do nothing else; goes on where it was stopped
+    python benchmarks/speed.py --quick    # minutes, on a tiny model
+
+Writes `benchmarks/results/speed.md`. Models have the sizes of real ones and random weights. Where there is a GPU, everything runs on it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from baselines.published import unlearn_as_published
+from speed_setup import SIZES, TEMPLATE, collect, load, make_pairs, names, pixels, write_stream
+from tables import Runs, markdown, measured, write
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_slug import PairStream, RetainStatistics, compute_retain_statistics, unlearn
+from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients, requires_grad_only
+from hf_slug.inputs import text_batch
+from hf_slug.losses import forget_loss
+from hf_slug.towers import candidate_layers, embed, layer_weights
+
+
+Row = dict[str, Any]
+FORGET_SIZES, RETAIN_SIZES, STREAMED = (64, 128, 256, 512), (128, 256, 512, 1024), (1000, 4000, 16000)
+GOALS = {("both", ""): 8, ("text", ""): 12, ("text", "statistics"): 25}
+
+
+def run(task: Row) -> Row:
+    """One measurement; `kind` says of what."""
+    return RUNS[task["kind"]](task)
+
+
+def run_pipeline(task: Row) -> Row:
+    """Forgets a concept from end to end, by us or as published."""
+    model, processor = load(task["size"])
+    parts, every = collect(task["size"], *task["counts"])
+    own = {part: parts[part] for part in ("forget", "retain", "validation_forget", "validation_retain")}
+    with tempfile.TemporaryDirectory() as folder:
+        settings: Row = {**parts, "direction": task["direction"], "risk": 1.0, "tower": task["tower"]}
+        if task["given"]:
+            made = compute_retain_statistics(
+                model, processor, parts["retain"], tower=task["tower"], direction=task["direction"]
+            )
+            made.save_pretrained(folder)
+            settings["retain"] = RetainStatistics.from_pretrained(folder)
+            del made
+        with measured() as cost:
+            if task["method"] == "published":
+                prompt = TEMPLATE.format(every[0])
+                found = unlearn_as_published(model, processor, own, prompt, every, task["tower"])
+                chosen, trials, costs = found.chosen, len(found.trials), {}
+                row = {"layer": chosen.layer.name, "step_size": chosen.step_size}
+            else:
+                result = unlearn(model, processor, concept=every[0], names=every, **settings)
+                row, trials = result.report["chosen"], len(result.report["search"])
+                row = {"layer": row["layer"], "step_size": row["step_size"]}
+                costs = {key: result.report["cost"][key] for key in ("gradient_s", "search_s")}
+    floor = seconds_of(lambda: forward_and_backward(task["size"], task["tower"], len(parts["forget"])))
+    return {
+        **row,
+        **costs,
+        "trials": trials,
+        "seconds": cost.seconds,
+        "peak_bytes": cost.peak_bytes,
+        "forget_s": floor,
+    }
+
+
+def forward_and_backward(size: str, tower: str, count: int) -> None:
+    """One forward and backward pass over `count` images that are preprocessed already, and the concept: the least that a concept takes."""
+    model, processor = load(size)
+    weights = {k: w for layer in candidate_layers(model, tower) for k, w in layer_weights(model, layer).items()}
+    images = torch.randn(min(count, 64), 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
+    said = text_batch(model, processor, [TEMPLATE.format(names()[0])])
+    for start in range(0, count, 64):
+        batch = {"pixel_values": images[: min(64, count - start)]}
+        with requires_grad_only(model, weights), torch.set_grad_enabled(True):
+            loss = forget_loss(embed(model, "vision", batch), embed(model, "text", said))
+            torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+
+
+def run_gradient(task: Row) -> Row:
+    """The gradient of one set of a size, beside the seconds that its multiplications take."""
+    model, processor = load(task["size"])
+    layers = candidate_layers(model, task["tower"])
+    what, count = task["set"], task["count"]
+    shown = names()[:1] if what == "forget" else names()[1:]
+    pairs = make_pairs(count, shown, 7, pixels(task["size"]))
+
+    def differentiate(some: Any) -> None:
+        if what == "forget":
+            compute_forget_gradients(model, processor, layers, some, [TEMPLATE.format(shown[0])])
+        else:
+            compute_retain_gradients(model, processor, layers, some)
+
+    differentiate(pairs[: min(8, count)])
+    few = pairs[: min(64, count)]
+    with FlopCounterMode(display=False) as counter:
+        differentiate(few)
+    flops = counter.get_total_flops() * count / len(few)
+    return {"seconds": seconds_of(lambda: differentiate(pairs)), "flops": flops, "flops_per_second": throughput(model)}
+
+
+def run_stream(task: Row) -> Row:
+    """The memory that retain statistics of a stream take, over that of the model."""
+    model, processor = load(task["size"])
+    with tempfile.TemporaryDirectory() as folder:
+        write_stream(Path(folder), task["count"], pixels(task["size"]))
+        warm = PairStream(folder, max_samples=256)
+        compute_retain_statistics(model, processor, warm, batch_size=64)
+        with measured() as cost:
+            compute_retain_statistics(model, processor, PairStream(folder), batch_size=64)
+    return {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes, "resident_bytes": cost.highest}
+
+
+def run_processes(task: Row) -> Row:
+    """The gradient phase in so many processes, each on a core of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "seconds"
+        start = [sys.executable] if task["processes"] == 1 else [sys.executable, "-m", "torch.distributed.run"]
+        start += [] if task["processes"] == 1 else ["--standalone", f"--nproc-per-node={task['processes']}"]
+        script = Path(__file__).with_name("speed_worker.py")
+        subprocess.run(
+            [*start, str(script), task["size"], str(task["count"]), str(written)],
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        return {"seconds": float(written.read_text())}
+
+
+RUNS: dict[str, Callable[[Row], Row]] = {
+    "pipeline": run_pipeline,
+    "gradient": run_gradient,
+    "stream": run_stream,
+    "processes": run_processes,
+}
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def throughput(model: Any) -> float:
+    """Floating-point operations per second of a large matrix product in the model's dtype: the best of ten."""
+    a = torch.randn(2048, 2048, device=model.device).to(model.dtype)
+    return max(2 * 2048**3 / seconds_of(lambda: a @ a) for _ in range(10))
+
+
+def exponent(rows: Sequence[Row]) -> float:
+    """That of the power of the number of pairs which seconds grow with, fitted in logarithms."""
+    counts, seconds = ([row[key] for row in rows] for key in ("count", "seconds"))
+    return float(numpy.polyfit(numpy.log(counts), numpy.log(seconds), 1)[0])
+
+
+def plan(quick: bool) -> list[Row]:
+    """All measurements."""
+    size, counts = ("tiny", (60, 200)) if quick else ("ViT-B/32", (200, 1000))
+    common = {"kind": "pipeline", "size": size, "counts": counts}
+    tasks = [
+        {**common, "method": method, "tower": tower, "given": given, "direction": direction}
+        for method, tower, given, direction in (
+            ("ours", "text", "statistics", "gradient"),
+            ("ours", "text", "", "gradient"),
+            ("ours", "both", "", "gradient"),
+            ("ours", "text", "statistics", "whitened"),
+            ("ours", "both", "", "whitened"),
+            ("published", "text", "", "gradient"),
+            ("published", "both", "", "gradient"),
+        )
+    ]
+    smaller = 8 if quick else 1
+    for what, several in (("forget", FORGET_SIZES), ("retain", RETAIN_SIZES)):
+        tasks += [
+            {"kind": "gradient", "size": size, "tower": "both", "set": what, "count": count // smaller}
+            for count in several
+        ]
+    sizes = ("tiny",) if quick else tuple(name for name in SIZES if name != "tiny")
+    tasks += [
+        {"kind": "gradient", "size": name, "tower": tower, "set": "forget", "count": 16}
+        for name in sizes
+        for tower in ("vision", "text")
+    ]
+    tasks += [{"kind": "stream", "size": "tiny", "count": count // (40 if quick else 1)} for count in STREAMED]
+    tasks += [{"kind": "processes", "size": size, "count": 64 if quick else 256, "processes": n} for n in (1, 2)]
+    return tasks
+
+
+def table(name: str, rows: Sequence[Row]) -> None:
+    """Writes what there is."""
+    parts = ["# Speed"]
+    pipelines = [row for row in rows if row["kind"] == "pipeline"]
+    if pipelines:
+        first = pipelines[0]
+        parts += [
+            f"## One concept, from end to end ({first['size']}, {first['counts'][0]} forget and {first['counts'][1]} retain pairs)",
+            "Validation 100 + 500 images, 100 names, at most 10 steps for each layer of the front. *As published*: gradients of every parameter of both "
+            "towers, texts padded to 77 tokens and run as often as they occur, and for each step a copy of the model and a whole evaluation. Both decide "
+            "by the same rules. Memory is how far it rose over what model and data take. *Plain pass*: one forward and backward of the tower over the "
+            "forget set, preprocessed before; what the gradient phase and the search take beside it is the rest.",
+            pipeline_table(pipelines),
+        ]
+    gradients = [row for row in rows if row["kind"] == "gradient"]
+    for what in ("forget", "retain"):
+        own = sorted((r for r in gradients if r["set"] == what and r["tower"] == "both"), key=lambda r: r["count"])
+        if len(own) > 1:
+            parts += [
+                f"## Pairs to {what}",
+                f"Seconds grow with the number of pairs to the power of {exponent(own):.3f}.",
+                floor_table(own),
+            ]
+    own = [row for row in gradients if row["tower"] != "both"]
+    if own:
+        parts += ["## Models", floor_table(own)]
+    streams = sorted((row for row in rows if row["kind"] == "stream"), key=lambda row: row["count"])
+    if streams:
+        lines = [
+            [
+                row["count"],
+                f"{row['seconds']:.1f}",
+                f"{row['resident_bytes'] / 2**20:.0f}",
+                f"{row['resident_bytes'] / streams[0]['resident_bytes'] - 1:+.1%}",
+            ]
+            for row in streams
+        ]
+        parts += [
+            "## Streams",
+            "Retain statistics of a `PairStream`.",
+            markdown(["pairs", "s", "resident, MiB", "more than the first"], lines),
+        ]
+    shared = sorted((row for row in rows if row["kind"] == "processes"), key=lambda row: row["processes"])
+    if shared:
+        lines = [
+            [row["processes"], f"{row['seconds']:.1f}", f"{shared[0]['seconds'] / row['seconds']:.2f}"]
+            for row in shared
+        ]
+        parts += [
+            "## Processes",
+            "The gradient phase, each process on one core.",
+            markdown(["processes", "s", "times as fast"], lines),
+        ]
+    write(name, parts, rows=rows, note=f"{torch.get_num_threads()} threads." if torch.get_num_threads() else "")
+
+
+def pipeline_table(rows: Sequence[Row]) -> str:
+    header = [
+        "",
+        "towers",
+        "direction",
+        "given",
+        "s",
+        "gradient, s",
+        "search, s",
+        "plain pass, s",
+        "peak MiB",
+        "chosen",
+        "step",
+        "times as fast",
+        "memory",
+    ]
+    by = {(row["method"], row["tower"]): row for row in rows if row["method"] == "published"}
+    lines = []
+    for row in rows:
+        base = (
+            by.get(("published", row["tower"])) if row["direction"] == "gradient" and row["method"] == "ours" else None
+        )
+        goal = GOALS.get((row["tower"], row["given"]))
+        lines.append(
+            [
+                "as published" if row["method"] == "published" else "hf_slug",
+                row["tower"],
+                row["direction"],
+                row["given"],
+                f"{row['seconds']:.1f}",
+                *(f"{row[key]:.1f}" if key in row else "" for key in ("gradient_s", "search_s", "forget_s")),
+                f"{row['peak_bytes'] / 2**20:.0f}",
+                row["layer"],
+                f"{row['step_size']:.4g}",
+                f"{base['seconds'] / row['seconds']:.1f} (goal {goal})" if base else "",
+                f"{row['peak_bytes'] / base['peak_bytes']:.2f} (goal 0.6)" if base else "",
+            ]
+        )
+    return markdown(header, lines)
+
+
+def floor_table(rows: Sequence[Row]) -> str:
+    lines = [
+        [
+            row["size"],
+            row["tower"],
+            row["count"],
+            f"{row['seconds']:.2f}",
+            f"{row['flops'] / 1e9:,.0f}",
+            f"{row['flops'] / row['flops_per_second']:.2f}",
+            f"{row['seconds'] * row['flops_per_second'] / row['flops']:.2f}",
+        ]
+        for row in rows
+    ]
+    return markdown(["model", "towers", "pairs", "s", "GFLOP", "floor, s", "× floor"], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each measurement (default: all cores)")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, few pairs")
+    args = parser.parse_args()
+    name = "speed_quick" if args.quick else "speed"
+    tasks = [task for task in plan(args.quick) if task["kind"] in args.kinds]
+    every = sorted({key for task in plan(args.quick) for key in task})
+    runs = Runs(name, every)
+    runs.complete(
+        run, [{key: task.get(key) for key in every} for task in tasks], 1, lambda rows: table(name, rows), args.threads
+    )
+
+
+if __name__ == "__main__":
+    main()

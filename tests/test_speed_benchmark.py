@@ -1,0 +1,106 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The benchmark of speed: that both sides of it do the same, and that its tables say what was measured."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NAMES, noise_pairs
+from transformers import CLIPModel
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import speed
+import speed_setup
+import tables
+from baselines.published import full_gradients, unlearn_as_published
+
+from hf_slug import unlearn
+from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
+from hf_slug.towers import candidate_layers
+
+
+def test_published_gradients_are_those_that_we_compute_with_less(tiny, processor):
+    layers, forget, retain = candidate_layers(tiny), noise_pairs(7, names=["three"]), noise_pairs(12)
+    for got, expected in (
+        (compute_forget_gradients(tiny, processor, layers, forget, ["a three"]), (forget, "a three")),
+        (compute_retain_gradients(tiny, processor, layers, retain, 5), (retain, None)),
+    ):
+        published = full_gradients(tiny, processor, *expected, 5)
+        assert set(published) == {name for name, _ in tiny.named_parameters()} - (
+            {"logit_scale"} if expected[1] else set()
+        )
+        for name, gradient in got.items():
+            assert (gradient - published[f"{name}.weight"]).norm() <= 1e-4 * gradient.norm(), name
+    assert all(parameter.grad is None for parameter in tiny.parameters())
+
+
+@pytest.mark.parametrize("tower", ["text", "both"])
+def test_both_procedures_choose_the_same_layer_and_step(tiny, processor, tower):
+    parts = {
+        "forget": noise_pairs(7, names=["three"]),
+        "retain": noise_pairs(12, seed=1),
+        "validation_forget": noise_pairs(6, seed=2, names=["three"]),
+        "validation_retain": noise_pairs(12, seed=3),
+    }
+    names = ["three", *(name for name in NAMES if name != "three")]
+    found = unlearn_as_published(tiny, processor, parts, "a photo of three", names, tower, steps=5)
+    tests = {"test_forget": noise_pairs(3, 4, ["three"]), "test_retain": noise_pairs(9, 5)}
+    ours = unlearn(
+        tiny, processor, concept="three", names=names, tower=tower, direction="gradient", risk=1.0, steps=5,
+        **parts, **tests,
+    ).report  # fmt: skip
+    assert [trial.layer.name for trial in found.trials] == [row["layer"] for row in ours["search"]]
+    assert found.chosen.layer.name == ours["chosen"]["layer"]
+    assert found.chosen.step_size == pytest.approx(ours["chosen"]["step_size"], rel=1e-4)
+
+
+def test_what_grows_linearly_has_exponent_one():
+    rows = [{"count": n, "seconds": 0.3 * n} for n in (10, 20, 40)]
+    assert speed.exponent(rows) == pytest.approx(1)
+    assert speed.exponent([row | {"seconds": row["seconds"] ** 2} for row in rows]) == pytest.approx(2)
+
+
+@pytest.mark.slow
+def test_the_table_has_what_was_measured(monkeypatch, tmp_path):
+    def few(size, *counts):
+        parts, names = speed_setup.collect(size, *counts)
+        return {part: pairs[:30] for part, pairs in parts.items()}, names
+
+    monkeypatch.setattr(speed, "collect", few)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["speed.py"])
+    size, common = (
+        "tiny",
+        {"kind": "pipeline", "counts": (10, 20), "size": "tiny", "tower": "text", "direction": "gradient"},
+    )
+    rows = []
+    for task in (
+        {**common, "method": "ours", "given": "statistics"},
+        {**common, "method": "published", "given": ""},
+        *({"kind": "gradient", "size": size, "tower": "both", "set": "retain", "count": n} for n in (4, 8)),
+        {"kind": "gradient", "size": size, "tower": "text", "set": "forget", "count": 4},
+        {"kind": "stream", "size": size, "count": 20},
+    ):
+        rows.append({**task, **speed.run(task)})
+        assert rows[-1]["seconds"] > 0
+    assert rows[0]["layer"] == rows[1]["layer"] and rows[0]["trials"] == rows[1]["trials"]
+    assert rows[0]["step_size"] == pytest.approx(rows[1]["step_size"], rel=1e-4)
+    assert rows[2]["flops"] * 1.9 < rows[3]["flops"] < rows[2]["flops"] * 2.1
+    speed.table("speed", rows)
+    text = (tmp_path / "speed.md").read_text()
+    assert "(goal 25)" in text and "to the power of" in text and "resident, MiB" in text
+    assert (tmp_path / "speed.json").is_file()
+
+
+def test_sizes_are_those_of_real_models():
+    with torch.device("meta"):
+        model = CLIPModel(speed_setup.configure("ViT-B/32"))
+    assert sum(p.numel() for p in model.parameters()) == 151_277_313  # openai/clip-vit-base-patch32
+
+
+def test_the_concept_is_one_that_the_model_sees():
+    parts, names = speed_setup.collect("tiny", 4, 8)
+    assert set(parts["forget"].names) == {names[0]} and names[0] not in parts["retain"].names
+    assert len(names) == len(set(names)) == 100
