@@ -38,7 +38,7 @@ def load_clip(name: str, dtype: str = "auto", device: str | None = None, revisio
             f"{name} is a {kind!r} model. Expected a checkpoint of CLIPModel (both towers), such as "
             f"openai/clip-vit-base-patch32."
         )
-    model = _load(CLIPModel, name, dtype, device, revision)
+    model = _load(CLIPModel, name, dtype, _one(device), revision)
     return model, CLIPProcessor.from_pretrained(name, revision=revision)
 
 
@@ -50,7 +50,8 @@ def load_host(
 
     Args:
         kind (`str`): `"stable-diffusion"` for any diffusers pipeline with CLIP text encoders, or `"llava"`.
-        name, dtype, device, revision: See [`load_clip`].
+        name, dtype, revision: See [`load_clip`].
+        device (`str`, *optional*): `"auto"` puts the parts of a LLaVA where they fit, beside each other or on the CPU (`device_map`).
 
     Returns:
         `tuple`: The pipeline and `None`, or the model and its processor.
@@ -76,7 +77,7 @@ def load_host(
         pipe = DiffusionPipeline.from_pretrained(name, revision=revision)
         # pipelines have no "auto": what is stored in half precision is only so to be small. The argument of `from_pretrained` is
         # called differently in each version of diffusers.
-        pipe.to(device or _default_device(), torch.float32 if dtype == "auto" else getattr(torch, dtype))
+        pipe.to(_one(device) or _default_device(), torch.float32 if dtype == "auto" else getattr(torch, dtype))
     return pipe, None
 
 
@@ -140,18 +141,23 @@ def load_judge(name: str, names: list[str], device: str | None = None) -> Any:
     from .evaluation import ClassifierJudge
 
     _check_folder(name, "an image classifier")
-    model = _load(AutoModelForImageClassification, name, "float32", device, "main")
+    model = _load(AutoModelForImageClassification, name, "float32", _one(device), "main")
     return ClassifierJudge(model, AutoImageProcessor.from_pretrained(name), [names])
 
 
 def _load(kind: Any, name: str, dtype: str, device: str | None, revision: str) -> Any:
     import torch
 
+    settings = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype), "revision": revision}
     with _said(name, device):
-        model = kind.from_pretrained(
-            name, dtype=dtype if dtype == "auto" else getattr(torch, dtype), revision=revision
-        )
-        return model.eval().to(device or _default_device())
+        if device == "auto":
+            return kind.from_pretrained(name, device_map="auto", **settings).eval()
+        return kind.from_pretrained(name, **settings).eval().to(device or _default_device())
+
+
+def _one(device: str | None) -> str | None:
+    """The device of a model that is small enough for one."""
+    return None if device == "auto" else device
 
 
 @contextmanager

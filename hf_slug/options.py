@@ -146,7 +146,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add("--name-column", default="name", metavar="C")
     add("--batch-size", type=int, default=64, metavar="N")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", metavar="D")
-    add("--device", metavar="D", help="cpu, cuda, …; default: what accelerate finds")
+    add(
+        "--device",
+        metavar="D",
+        help="cpu, cuda, …; auto: the parts of a LLaVA where they fit; default: what accelerate finds",
+    )
     add("--revision", default="main", metavar="R", help="revision of the model on the Hub")
     add("--seed", type=int, default=0)
 

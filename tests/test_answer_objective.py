@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import assert_same, noise_pairs, snapshot
 from tiny_hosts import make_clip, make_llava
 
@@ -144,3 +145,17 @@ def test_what_has_no_answers_is_refused(llava):
         host_objective(clip, find_encoders(clip)[0], FORGET, RETAIN, processor=llava[1])
     made = host_objective(*llava[:1], encoder, FORGET, RETAIN, processor=llava[1], questions=QUESTIONS)
     assert isinstance(made, AnswerObjective) and made.questions == QUESTIONS
+
+
+def test_a_host_whose_language_model_is_offloaded_gives_the_same_gradients(llava):
+    layers = live_layers(objective_of(llava))
+    expected = objective_of(llava).forget_gradients(layers)
+    model, processor = zoo.load_llava()
+    model.double()
+    for part in (model.model.language_model, model.lm_head):
+        cpu_offload(part, execution_device="cpu")
+    assert model.lm_head.weight.is_meta
+    got = objective_of((model, processor)).forget_gradients(layers)
+    assert model.lm_head.weight.is_meta  # as it was
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient)

@@ -247,3 +247,19 @@ def test_another_clip_than_the_hosts_is_refused(arguments, capsys, tmp_path):
     processor.save_pretrained(tmp_path / "clip")
     assert main([*arguments, "--host", "stable-diffusion", "--model", str(tmp_path / "clip")]) == 2
     assert "this host embeds another CLIP" in capsys.readouterr().err
+
+
+def test_a_llava_may_be_spread_over_devices(arguments, monkeypatch):
+    from transformers import AutoModelForImageTextToText, CLIPModel
+
+    told = {}
+    for kind in (AutoModelForImageTextToText, CLIPModel):
+        load = kind.from_pretrained
+        monkeypatch.setattr(
+            kind,
+            "from_pretrained",
+            lambda *args, kind=kind, load=load, **settings: told.update({kind: settings}) or load(*args, **settings),
+        )
+    found = request([*arguments, "--host", "llava", "--device", "auto"])
+    assert told[AutoModelForImageTextToText]["device_map"] == "auto" and "device_map" not in told[CLIPModel]
+    assert not found.model.device.type == "meta" and not found.settings["host"].training
