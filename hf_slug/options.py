@@ -106,7 +106,7 @@ def add_retain_stats(commands: Any, run: Callable[[argparse.Namespace], int]) ->
     add("--private", action="store_true", help="a new repository is private")
     add("--tower", choices=("vision", "text", "both"), default="both")
     add("--direction", choices=("whitened", "gradient"), default="whitened", help="gradient: without input moments")
-    add_data(stats)
+    add_reading(stats)
     add("--retain-batch-size", type=int, metavar="N", help="pairs contrasted with each other; as in unlearn")
     stats.set_defaults(run=run)
 
@@ -132,14 +132,20 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """How data is read, and how models are run."""
-    add = parser.add_argument
-    add(
+    """How data is read, split and classified, and how models are run."""
+    parser.add_argument(
         "--names",
         type=Path,
         metavar="FILE",
         help="names to classify among, one a line or a JSON list; default: from the data",
     )
+    parser.add_argument("--seed", type=int, default=0)
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How data is read, and how models are run."""
+    add = parser.add_argument
     add("--template", action="append", metavar="TEXT", help="how a name is said, with {} for it; may be repeated")
     add("--image-column", default="image", metavar="C")
     add("--text-column", default="text", metavar="C")
@@ -152,7 +158,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda, …; auto: the parts of a LLaVA where they fit; default: what accelerate finds",
     )
     add("--revision", default="main", metavar="R", help="revision of the model on the Hub")
-    add("--seed", type=int, default=0)
 
 
 def _rank(text: str) -> int | str:

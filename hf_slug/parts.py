@@ -87,8 +87,15 @@ def count_overlap(parts: Mapping[str, Pairs]) -> int:
     return sum(image in seen for part, own in images.items() if part.startswith("test_") for image in own)
 
 
-def warn_of_overlap(parts: Mapping[str, Pairs], concept: str, templates: Sequence[str]) -> int:
-    """Warns if test images were seen before, or if the retain set shows the concept. Returns the number of the former."""
+def warn_of_overlap(
+    parts: Mapping[str, Pairs], concept: str, templates: Sequence[str], known: Sequence[str] = ()
+) -> int:
+    """
+    Warns if test images were seen before, or if the retain set shows the concept; `known` are the names in retain statistics.
+
+    Returns:
+        `int`: The number of the former.
+    """
     overlap = count_overlap(parts)
     if overlap:
         logger.warning(
@@ -100,6 +107,11 @@ def warn_of_overlap(parts: Mapping[str, Pairs], concept: str, templates: Sequenc
         logger.warning(
             f"{shown} of {len(parts['retain'])} pairs of the retain set show the concept {concept!r}: the retain loss asks "
             f"for what the forget loss removes. Leave them out of the retain set."
+        )
+    if concept.casefold() in (name.casefold() for name in known):
+        logger.warning(
+            f"The retain statistics were computed with pairs that show the concept {concept!r}: the retain loss asks for what the forget "
+            f"loss removes. Compute them without such pairs."
         )
     return overlap
 

@@ -242,13 +242,13 @@ def unlearn(
                 accelerator=accelerator,
             )
         chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
+        beside = () if statistics is None else statistics.about["names"]
         if model is not None and not judged:
-            beside = () if statistics is None else statistics.about["names"]
             default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, beside)
             chooser, tester = chooser or default[0], tester or default[1]
             if host is not None:
                 warn_of_zero_shot(host)
-        overlap = warn_of_overlap(parts, name, templates)
+        overlap = warn_of_overlap(parts, name, templates, beside)
         goal: Objective
         if objective == "clip":
             data = parts["forget"], cast(Any, parts.get("retain"))

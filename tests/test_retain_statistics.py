@@ -167,3 +167,18 @@ def test_the_commands(processor, tmp_path, capsys):
     assert report["data"]["retain"]["n"] == 30 and report["data"]["retain"]["source"].endswith(str(folders["retain"]))
     for wrong in ([], ["--retain", str(folders["retain"]), "--retain-stats", str(tmp_path / "stats")]):
         assert main([*run, *wrong]) == 2 and "one of them" in capsys.readouterr().err
+
+
+def test_statistics_that_show_the_concept_are_warned_of(processor, statistics, caplog):
+    known = RetainStatistics(statistics.gradients, statistics.moments, statistics.about | {"names": ["one", "Three"]})
+    forget_three(processor, statistics)
+    assert "computed with pairs that show" not in caplog.text
+    forget_three(processor, known)
+    assert "computed with pairs that show the concept 'three'" in caplog.text
+
+
+def test_the_command_line_takes_no_flag_that_it_does_not_read(capsys):
+    for flag in ("--names", "--seed"):
+        with pytest.raises(SystemExit):
+            main(["retain-stats", "--model", "m", "--retain", "r", "--output", "o", flag, "1"])
+    assert "unrecognized arguments" in capsys.readouterr().err
