@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from baselines.published import unlearn_as_published
+from speed_report import table
 from speed_setup import SIZES, TEMPLATE, collect, load, make_pairs, names, pixels, write_stream
-from tables import Runs, markdown, measured, write
+from tables import Runs, measured
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_slug import PairStream, RetainStatistics, compute_retain_statistics, unlearn
@@ -34,7 +34,6 @@ from hf_slug.towers import candidate_layers, embed, layer_weights
 
 Row = dict[str, Any]
 FORGET_SIZES, RETAIN_SIZES, STREAMED = (64, 128, 256, 512), (128, 256, 512, 1024), (1000, 4000, 16000)
-GOALS = {("both", ""): 8, ("text", ""): 12, ("text", "statistics"): 25}
 
 
 def run(task: Row) -> Row:
@@ -162,12 +161,6 @@ def throughput(model: Any) -> float:
     return max(2 * 2048**3 / seconds_of(lambda: a @ a) for _ in range(10))
 
 
-def exponent(rows: Sequence[Row]) -> float:
-    """That of the power of the number of pairs which seconds grow with, fitted in logarithms."""
-    counts, seconds = ([row[key] for row in rows] for key in ("count", "seconds"))
-    return float(numpy.polyfit(numpy.log(counts), numpy.log(seconds), 1)[0])
-
-
 def plan(quick: bool) -> list[Row]:
     """All measurements."""
     size, counts = ("tiny", (60, 200)) if quick else ("ViT-B/32", (200, 1000))
@@ -199,119 +192,6 @@ def plan(quick: bool) -> list[Row]:
     tasks += [{"kind": "stream", "size": "tiny", "count": count // (40 if quick else 1)} for count in STREAMED]
     tasks += [{"kind": "processes", "size": size, "count": 64 if quick else 256, "processes": n} for n in (1, 2)]
     return tasks
-
-
-def table(name: str, rows: Sequence[Row]) -> None:
-    """Writes what there is."""
-    parts = ["# Speed"]
-    pipelines = [row for row in rows if row["kind"] == "pipeline"]
-    if pipelines:
-        first = pipelines[0]
-        parts += [
-            f"## One concept, from end to end ({first['size']}, {first['counts'][0]} forget and {first['counts'][1]} retain pairs)",
-            "Validation 100 + 500 images, 100 names, at most 10 steps for each layer of the front. *As published*: gradients of every parameter of both "
-            "towers, texts padded to 77 tokens and run as often as they occur, and for each step a copy of the model and a whole evaluation. Both decide "
-            "by the same rules. Memory is how far it rose over what model and data take. *Plain pass*: one forward and backward of the tower over the "
-            "forget set, preprocessed before; what the gradient phase and the search take beside it is the rest.",
-            pipeline_table(pipelines),
-        ]
-    gradients = [row for row in rows if row["kind"] == "gradient"]
-    for what in ("forget", "retain"):
-        own = sorted((r for r in gradients if r["set"] == what and r["tower"] == "both"), key=lambda r: r["count"])
-        if len(own) > 1:
-            parts += [
-                f"## Pairs to {what}",
-                f"Seconds grow with the number of pairs to the power of {exponent(own):.3f}.",
-                floor_table(own),
-            ]
-    own = [row for row in gradients if row["tower"] != "both"]
-    if own:
-        parts += ["## Models", floor_table(own)]
-    streams = sorted((row for row in rows if row["kind"] == "stream"), key=lambda row: row["count"])
-    if streams:
-        lines = [
-            [
-                row["count"],
-                f"{row['seconds']:.1f}",
-                f"{row['resident_bytes'] / 2**20:.0f}",
-                f"{row['resident_bytes'] / streams[0]['resident_bytes'] - 1:+.1%}",
-            ]
-            for row in streams
-        ]
-        parts += [
-            "## Streams",
-            "Retain statistics of a `PairStream`.",
-            markdown(["pairs", "s", "resident, MiB", "more than the first"], lines),
-        ]
-    shared = sorted((row for row in rows if row["kind"] == "processes"), key=lambda row: row["processes"])
-    if shared:
-        lines = [
-            [row["processes"], f"{row['seconds']:.1f}", f"{shared[0]['seconds'] / row['seconds']:.2f}"]
-            for row in shared
-        ]
-        parts += [
-            "## Processes",
-            "The gradient phase, each process on one core.",
-            markdown(["processes", "s", "times as fast"], lines),
-        ]
-    write(name, parts, rows=rows, note=f"{torch.get_num_threads()} threads." if torch.get_num_threads() else "")
-
-
-def pipeline_table(rows: Sequence[Row]) -> str:
-    header = [
-        "",
-        "towers",
-        "direction",
-        "given",
-        "s",
-        "gradient, s",
-        "search, s",
-        "plain pass, s",
-        "peak MiB",
-        "chosen",
-        "step",
-        "times as fast",
-        "memory",
-    ]
-    by = {(row["method"], row["tower"]): row for row in rows if row["method"] == "published"}
-    lines = []
-    for row in rows:
-        base = (
-            by.get(("published", row["tower"])) if row["direction"] == "gradient" and row["method"] == "ours" else None
-        )
-        goal = GOALS.get((row["tower"], row["given"]))
-        lines.append(
-            [
-                "as published" if row["method"] == "published" else "hf_slug",
-                row["tower"],
-                row["direction"],
-                row["given"],
-                f"{row['seconds']:.1f}",
-                *(f"{row[key]:.1f}" if key in row else "" for key in ("gradient_s", "search_s", "forget_s")),
-                f"{row['peak_bytes'] / 2**20:.0f}",
-                row["layer"],
-                f"{row['step_size']:.4g}",
-                f"{base['seconds'] / row['seconds']:.1f} (goal {goal})" if base else "",
-                f"{row['peak_bytes'] / base['peak_bytes']:.2f} (goal 0.6)" if base else "",
-            ]
-        )
-    return markdown(header, lines)
-
-
-def floor_table(rows: Sequence[Row]) -> str:
-    lines = [
-        [
-            row["size"],
-            row["tower"],
-            row["count"],
-            f"{row['seconds']:.2f}",
-            f"{row['flops'] / 1e9:,.0f}",
-            f"{row['flops'] / row['flops_per_second']:.2f}",
-            f"{row['seconds'] * row['flops_per_second'] / row['flops']:.2f}",
-        ]
-        for row in rows
-    ]
-    return markdown(["model", "towers", "pairs", "s", "GFLOP", "floor, s", "× floor"], lines)
 
 
 def main() -> None:

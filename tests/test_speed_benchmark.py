@@ -58,8 +58,8 @@ def test_both_procedures_choose_the_same_layer_and_step(tiny, processor, tower):
 
 def test_what_grows_linearly_has_exponent_one():
     rows = [{"count": n, "seconds": 0.3 * n} for n in (10, 20, 40)]
-    assert speed.exponent(rows) == pytest.approx(1)
-    assert speed.exponent([row | {"seconds": row["seconds"] ** 2} for row in rows]) == pytest.approx(2)
+    assert speed_report.exponent(rows) == pytest.approx(1)
+    assert speed_report.exponent([row | {"seconds": row["seconds"] ** 2} for row in rows]) == pytest.approx(2)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_the_table_has_what_was_measured(monkeypatch, tmp_path):
     assert rows[0]["layer"] == rows[1]["layer"] and rows[0]["trials"] == rows[1]["trials"]
     assert rows[0]["step_size"] == pytest.approx(rows[1]["step_size"], rel=1e-4)
     assert rows[2]["flops"] * 1.9 < rows[3]["flops"] < rows[2]["flops"] * 2.1
-    speed.table("speed", rows)
+    speed_report.table("speed", rows)
     text = (tmp_path / "speed.md").read_text()
     assert "(goal 25)" in text and "to the power of" in text and "resident, MiB" in text
     assert (tmp_path / "speed.json").is_file()
