@@ -12,6 +12,7 @@ from transformers import CLIPModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import speed
+import speed_report
 import speed_setup
 import tables
 from baselines.published import full_gradients, unlearn_as_published
