@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from transformers.utils import logging
 
-from .concept_list import STATISTICS, Wanted, read_concepts
+from .concept_list import SETS, STATISTICS, Wanted, read_concepts
 from .data import Pairs, load_pairs
 from .files import read_json, remove_unfinished, write_json
 from .known_retain import compute_retain_statistics
@@ -31,16 +31,18 @@ MADE_OF = "batch.json"
 _NOT_OF_A_RESULT = ("run", "command", "concepts", "output", "json", "plots", "device", "concept")
 
 
-def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None) -> int:
+def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_plots: Any = None) -> int:
     """
     Makes the patches of a file of concepts.
 
-    What the retain set takes is computed once for all of them. A concept that fails is said so, and the others go on.
+    What the retain set takes is computed once for all of them, by all processes together; then each takes the next concept. One that
+    fails is said so, and the others go on. Machines that share the work must share the folder of the output, too.
 
     Args:
         args (`argparse.Namespace`): Of `hf-slug unlearn`, with `concepts`.
         unlearn (`Callable`): From arguments of one concept, models and further settings to a result.
         accelerator (`PartialState`, *optional*): The processes that share the work.
+        save_plots (`Callable`, *optional*): From a report and a folder to pictures, where they are asked for.
 
     Returns:
         `int`: 0 if all are forgotten, 1 if not, 2 if some could not be done.
@@ -58,23 +60,24 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None) -> int:
     if left:
         models = load_models(args)
         common, shared = _share_retain(args, models, processes, accelerator)
-        forget = None if args.forget is None or "{}" in args.forget else load_pairs(args.forget, **columns_of(args))
-        gradients: dict[str, Any] = {}  # of the retain set, where they are not in statistics
-        for wanted in logging.tqdm(left, desc="concepts", disable=len(left) < 2 or not processes.is_main):
-            own = argparse.Namespace(**vars(args) | common | {"concept": wanted.concept} | wanted.sets)
+        sets = {key: _open_for_all(args, key) for key in SETS}
+        bar = logging.tqdm(left, desc="concepts", disable=len(left) < 2 or not processes.is_main)
+        for _, wanted in processes.mine(bar):  # each is one process's: that one fails stops nobody
+            own = argparse.Namespace(**vars(args) | common | {"concept": wanted.concept})
             try:
-                if "forget" not in wanted.sets:
-                    own.forget = _forget_set(args, wanted.concept, forget)
-                result = unlearn(own, models, shared | gradients)
+                for key in SETS:
+                    setattr(own, key, wanted.sets.get(key) or _own_part(args, key, sets[key], wanted.concept))
+                if own.forget is None:
+                    raise ValueError(f"There is no forget set. Give --forget, or `forget` in {args.concepts}.")
+                result = unlearn(own, models, shared)
+                result.patch.save_pretrained(args.output / wanted.folder)
+                if args.plots is not None:
+                    save_plots(result.report, args.plots / wanted.folder)
             except (ValueError, RuntimeError, OSError) as error:
                 logger.error(f"{wanted.concept!r} could not be done: {error}")
                 failed[wanted.concept] = str(error)
-                continue
-            if "retain" not in shared:
-                gradients = {"retain_gradients": result.retain_gradients}
-            if processes.is_main:
-                result.patch.save_pretrained(args.output / wanted.folder)
-    return processes.from_main(lambda: _finish(args, batch, failed))
+        failed = dict(processes.gather(list(failed.items())))
+    return processes.exit_code(lambda: _finish(args, batch, failed))
 
 
 def _share_retain(
@@ -98,6 +101,11 @@ def _share_retain(
         parts = load_parts("retain", *given, args.seed, columns)
         source, common = parts["retain"], {key: pairs for key, pairs in parts.items() if key != "retain"}
     folder = args.output / STATISTICS
+    known = read_json(folder / ABOUT)["retain"]["sha256"] if (folder / ABOUT).is_file() else None
+    if known is not None and not args.streaming and known != source.fingerprint():
+        raise ValueError(
+            f"{folder} was computed from other pairs than {args.retain} holds now. Give another --output, or remove it to begin again."
+        )
     if not processes.from_main(lambda: (folder / ABOUT).is_file()):
         statistics = compute_retain_statistics(
             cast(Any, models.clip),
@@ -115,17 +123,26 @@ def _share_retain(
     return common, {"retain": RetainStatistics.from_pretrained(folder)}
 
 
-def _forget_set(args: argparse.Namespace, concept: str, pairs: Pairs | None) -> Any:
-    """The pairs of one concept: of a set for all of them, or where `--forget` with the name in it leads to."""
+def _open_for_all(args: argparse.Namespace, key: str) -> Pairs | None:
+    """A set that holds the pairs of every concept, where the command names one."""
+    given = getattr(args, key)
+    if given is None or "{}" in given:
+        return None
+    return load_pairs(given, what=f"{key.replace('_', ' ')} set", **columns_of(args))
+
+
+def _own_part(args: argparse.Namespace, key: str, pairs: Pairs | None, concept: str) -> Any:
+    """The pairs of one concept: of a set for all of them, or where the argument with the name in it leads to."""
+    given = getattr(args, key)
     if pairs is None:
-        if args.forget is None:
-            raise ValueError(f"There is no forget set of {concept!r}. Give --forget, or `forget` in {args.concepts}.")
-        return args.forget.replace("{}", concept)
+        return None if given is None else given.replace("{}", concept)
     templates = check_templates(tuple(args.template or ("a photo of {}",)))
     name = bare_name(concept, templates).casefold()
     own = pairs.subset(i for i, pair in enumerate(pairs) if name_of(pair, templates).casefold() == name)
     if not len(own):
-        raise ValueError(f"No pair of the forget set ({pairs.source}) shows {concept!r}: none has that name.")
+        raise ValueError(
+            f"No pair of --{key.replace('_', '-')} ({pairs.source}) shows {concept!r}: none has that name."
+        )
     return own
 
 

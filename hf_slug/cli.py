@@ -144,15 +144,17 @@ def run_unlearn(args: argparse.Namespace) -> int:
     if args.concepts is not None:
         from . import batch
 
-        return batch.run(args, _unlearn, state)
+        return batch.run(args, _unlearn, state, None if args.plots is None else plots.save_plots)
     from .request import load_models
 
     result = _unlearn(args, load_models(args), {"accelerator": state})
-    if not processes.Processes(state).is_main:
-        return 0 if result.succeeded else 1
-    result.patch.save_pretrained(args.output)
-    files = plots.save_plots(result.report, args.plots) if args.plots is not None else []
-    return finish(result, [args.output, *files], args.json)
+
+    def save() -> int:
+        result.patch.save_pretrained(args.output)
+        files = plots.save_plots(result.report, args.plots) if args.plots is not None else []
+        return finish(result, [args.output, *files], args.json)
+
+    return processes.Processes(state).exit_code(save)
 
 
 def _unlearn(args: argparse.Namespace, models: Any, more: Mapping[str, Any]) -> Any:

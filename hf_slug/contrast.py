@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from .data import Pairs
 from .inputs import CaptionEmbedder, image_batches, text_batch
 from .losses import retain_loss
-from .processes import ALONE, Processes
+from .processes import Processes
 from .towers import TOWERS, Tower, embed
 
 
@@ -34,25 +34,30 @@ class Contrast:
         self.scale = cast(torch.Tensor, model.logit_scale)
         self.captions = None if "text" in towers else CaptionEmbedder(model, processor)
 
-    def whole(self, pairs: Pairs) -> Iterator[torch.Tensor]:
-        """Yields the loss itself, of pairs that are no more than a batch."""
+    def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the loss itself, of pairs that are no more than a batch; `images` are theirs, preprocessed."""
         texts, rows = _unique(pairs)
         with torch.set_grad_enabled("vision" in self.towers):
-            seen = torch.cat([embed(self.model, "vision", batch) for _, batch in self._images(pairs)])
+            seen = embed(self.model, "vision", images)
         if self.captions is not None:
             said = self.captions(pairs.texts)
         else:
             said = embed(self.model, "text", text_batch(self.model, self.processor, texts))[rows]
-        yield retain_loss(seen, said, self.scale)
+        return retain_loss(seen, said, self.scale)
 
     def cached(self, pairs: Pairs) -> Iterator[torch.Tensor]:
         """
         Takes the gradient of the loss by the embeddings first, `g = ∂L/∂v`, and yields batch by batch `⟨g, v⟩`, whose gradient is the same
-        by the chain rule: no more than a batch is ever in a graph. Embeddings of other processes' batches are theirs.
+        by the chain rule: no more than a batch is ever in a graph. Embeddings of other processes' batches are theirs; a group that is no
+        more than a batch is one process's.
         """
+        if len(pairs) <= self.batch_size:
+            ((_, images),) = image_batches(self.model, self.processor, pairs, self.batch_size)
+            yield self.whole(pairs, images)
+            return
         texts, rows = _unique(pairs)
         wide = torch.promote_types(self.model.dtype, torch.float32)
-        batches = {"vision": lambda: self._images(pairs, self.processes), "text": lambda: self._texts(texts)}
+        batches = {"vision": lambda: self._images(pairs), "text": lambda: self._texts(texts)}
         sizes = {"vision": len(pairs), "text": len(texts)}
         leaves: dict[str, torch.Tensor] = {}
         with torch.no_grad():
@@ -75,8 +80,8 @@ class Contrast:
                 found = embed(self.model, tower, batch)
                 yield (found.to(gradient.dtype) * gradient[start : start + len(found)]).sum()
 
-    def _images(self, pairs: Pairs, processes: Processes = ALONE) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-        return image_batches(self.model, self.processor, pairs, self.batch_size, processes=processes)
+    def _images(self, pairs: Pairs) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        return image_batches(self.model, self.processor, pairs, self.batch_size, processes=self.processes)
 
     def _texts(self, texts: Sequence[str]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         for _, start in self.processes.mine(range(0, len(texts), self.batch_size)):

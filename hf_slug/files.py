@@ -165,7 +165,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 @contextmanager
 def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterator[Path]:
     """
-    Gives a folder to write files to, and moves them into another one when all of them are whole: a failure leaves that as it was.
+    Gives a folder to write files to, and moves them to where they belong when all of them are whole: a failure leaves that as it was.
+
+    A folder that is new or empty appears at once. One that holds files already gets the new ones one after the other: a process that is killed
+    just then leaves some of each, which their hashes tell.
 
     Args:
         target (`str` or `Path`): Where they belong; made if it does not exist.
@@ -179,12 +182,16 @@ def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterat
         raise NotADirectoryError(f"{target} is a file. Give a folder for {what} to be saved in.")
     target = Path(target).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(target.parent, target.name)  # of a run that was killed
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{_UNFINISHED}{target.name}-") as aside:
-        folder = Path(aside) / target.name
+    for folder in (target, target.parent):
+        remove_unfinished(folder, target.name)  # of a run that was killed
+    # what is there, or mounted, stays and is filled
+    stays = target.exists() and (target.is_mount() or target == Path.cwd() or any(target.iterdir()))
+    around = target if stays else target.parent
+    with tempfile.TemporaryDirectory(dir=around, prefix=f"{_UNFINISHED}{target.name}-") as aside:
+        folder = Path(aside) / (target.name or "whole")
         folder.mkdir()
         yield folder
-        if target.exists() and (any(target.iterdir()) or target == Path.cwd()):
+        if stays:
             for name in names:
                 (folder / name).replace(target / name)
             return

@@ -13,7 +13,7 @@ from .arithmetic import accumulation_dtype
 from .contrast import Contrast
 from .data import Pairs
 from .errors import GradientError
-from .inputs import embed_texts, image_batches, text_batch
+from .inputs import embed_texts, image_batches, prepared, text_batch
 from .losses import forget_loss, normalize
 from .processes import ALONE, Processes
 from .streams import PairStream
@@ -223,17 +223,22 @@ def compute_retain_gradients(
     contrasted = Contrast(model, processor, set(weights), size, processes)
     mean, total = GradientMean(together), 0
     known = -(-len(pairs) // contrast) if isinstance(pairs, Pairs) else None
-    groups = enumerate(pairs.groups(contrast))
-    bar = logging.tqdm(
-        groups, desc="retain gradient", total=known, leave=False, disable=known is not None and known < 3
-    )
-    with requires_grad_only(model, together):
-        for i, group in bar:
+    hidden = known is not None and known < 3
+    groups = logging.tqdm(pairs.groups(contrast), desc="retain gradient", total=known, leave=False, disable=hidden)
+
+    def own() -> Iterator[Pairs]:
+        nonlocal total
+        for i, group in enumerate(groups):
             total += len(group)
-            if len(group) > size:
-                terms = contrasted.cached(group)
-            else:
-                terms = contrasted.whole(group) if processes.has(i) else iter(())
-            for term in terms:
-                mean.add(term, len(group))
+            if len(group) > size or processes.has(i):
+                yield group
+
+    with requires_grad_only(model, together):
+        if contrast <= size:  # each group is a batch, and the next one is read meanwhile
+            for group, batch in prepared(model, processor, own()):
+                mean.add(contrasted.whole(group, batch), len(group))
+        else:
+            for group in own():
+                for term in contrasted.cached(group):
+                    mean.add(term, len(group))
     return mean.over(processes, total)

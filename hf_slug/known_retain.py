@@ -2,7 +2,7 @@
 """A retain set that is known by its statistics alone: computing them once, and unlearning by them."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,22 @@ from .target import check_untouched
 from .towers import Layer, candidate_layers, check_clip_model, layer_weights
 
 
+class _OnDevice(Mapping[str, torch.Tensor]):
+    """Tensors of a mapping, each brought to a device when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], device: torch.device):
+        self.tensors, self.device = tensors, device
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name].to(self.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
 class KnownRetain:
     """
     An objective whose retain side was computed before.
@@ -41,11 +57,11 @@ class KnownRetain:
 
     def retain_gradients(self, layers: Sequence[Layer]) -> Mapping[str, torch.Tensor]:
         """Those of the statistics, each read when a layer is scored."""
-        return self.statistics.gradients
+        return _OnDevice(self.statistics.gradients, next(self.module.parameters()).device)
 
     def input_moments(self, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
         """Those of the statistics."""
-        known = self.statistics.moments
+        known = _OnDevice(self.statistics.moments, next(self.module.parameters()).device)
         return {name: known[name] for layer in layers for name in layer.modules if name in known}
 
 
@@ -149,6 +165,8 @@ def run(args: argparse.Namespace, accelerator: Any = None) -> int:
     if args.output is not None:
         check_output(args.output)
     model, processor = load_clip(args.model, args.dtype, args.device, args.revision)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     columns = columns_of(args)
     statistics = compute_retain_statistics(
         model,
@@ -162,12 +180,14 @@ def run(args: argparse.Namespace, accelerator: Any = None) -> int:
         accelerator=accelerator,
         **columns,
     )
-    if not Processes(accelerator).is_main:
+
+    def save() -> int:
+        print(statistics)
+        if args.output is not None:
+            statistics.save_pretrained(args.output)
+            print(f"Saved: {args.output}")
+        if args.push is not None:
+            print(f"Published: {statistics.push_to_hub(args.push, private=args.private or None)}")
         return 0
-    print(statistics)
-    if args.output is not None:
-        statistics.save_pretrained(args.output)
-        print(f"Saved: {args.output}")
-    if args.push is not None:
-        print(f"Published: {statistics.push_to_hub(args.push, private=args.private or None)}")
-    return 0
+
+    return Processes(accelerator).exit_code(save)

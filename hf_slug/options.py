@@ -9,6 +9,7 @@ from typing import Any
 from .loading import HOSTS
 
 
+_CHECKPOINTING = "less memory, a third more time for gradients"
 _STREAMING = "read the pairs to keep a few at a time, however many there are"
 
 
@@ -88,7 +89,7 @@ def add_unlearn(commands: Any, run: Callable[[argparse.Namespace], int]) -> None
         default="best",
         help="where retained accuracy is measured: at each layer's best step, at every step of the chosen layer, or at all",
     )
-    add("--gradient-checkpointing", action="store_true", help="less memory, a third more time for gradients")
+    add("--gradient-checkpointing", action="store_true", help=_CHECKPOINTING)
     add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder (extra `plots`)")
     add("--json", action="store_true", help="print the report instead of a table")
     unlearn.set_defaults(run=run)
@@ -101,6 +102,7 @@ def add_retain_stats(commands: Any, run: Callable[[argparse.Namespace], int]) ->
     add("--model", required=True, help="folder or Hub id of a CLIPModel")
     add("--retain", required=True, help="pairs to keep: image folder, .parquet, .jsonl, .csv, .tar, or Hub id")
     add("--streaming", action="store_true", help=_STREAMING)
+    add("--gradient-checkpointing", action="store_true", help=_CHECKPOINTING)
     add("--output", type=Path, metavar="DIR", help="where they are saved")
     add("--push", metavar="REPO", help="repository id of the Hub, to which they are published")
     add("--private", action="store_true", help="a new repository is private")

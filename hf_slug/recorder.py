@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """What the layers of a search read of its images: recorded in as few passes as memory has room for."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,4 +72,5 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
-    return psutil.virtual_memory().available
+    # of several processes on one machine each has its share
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

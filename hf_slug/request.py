@@ -73,8 +73,12 @@ def load_models(args: argparse.Namespace) -> Models:
     if getattr(args, "gradient_checkpointing", False):
         parts: list[Any] = [clip, *host_modules(host)]
         for part in parts:
-            if hasattr(part, "gradient_checkpointing_enable"):
-                part.gradient_checkpointing_enable()
+            for name in (
+                "gradient_checkpointing_enable",
+                "enable_gradient_checkpointing",
+            ):  # transformers', diffusers'
+                if hasattr(part, name):
+                    getattr(part, name)()
     return Models(clip, processor, host, host_processor)
 
 

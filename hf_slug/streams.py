@@ -13,7 +13,8 @@ from .sources import Columns
 
 class PairStream:
     """
-    Image-text pairs that are read whenever they are needed: of any number, no more than a group is in memory.
+    Image-text pairs that are read whenever they are needed: of any number, the images of no more than two groups are in memory (and of an
+    image folder, a `.jsonl` or a `.csv` its table of names and captions).
 
     There is no random access, so nothing can be split off, and nothing counted before it has been read.
 
@@ -26,7 +27,7 @@ class PairStream:
     Attributes:
         source (`str`): What it is called, once it has been read.
         count, skipped (`int`): Pairs and unreadable images of the last whole pass.
-        seen_names (`list[str]`): Names of the last whole pass, for pairs that have one.
+        seen_names (`list[str]`): Names of the first whole pass, for pairs that have one.
 
     Raises:
         TypeError: If the source can be read only once.
@@ -62,12 +63,13 @@ class PairStream:
         digest = hashlib.sha256()
         pairs = iter(self._reader)
         while group := list(islice(pairs, size)):
-            for pair in group:
+            for pair in group if not self._digest else ():
                 digest_pair(digest, pair)
                 names |= {} if pair.name is None else {pair.name: None}
             yield Pairs(group, self._reader.name)
         self.source, self.count, self.skipped = self._reader.name, self._reader.found, self._reader.unreadable
-        self.seen_names, self._digest = list(names), digest.hexdigest()[:16]
+        if not self._digest:
+            self.seen_names, self._digest = list(names), digest.hexdigest()[:16]
 
     def fingerprint(self) -> str:
         """The hash that [`Pairs`] of the same would have; once it has been read."""

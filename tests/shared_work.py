@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """
-What several processes make of a tiny CLIP together; run by `torchrun`, and alone.
+What several processes make of a tiny CLIP, and of the zoo's hosts, together; run by `torchrun`, and alone.
 
     python shared_work.py MODEL OUTPUT
 
@@ -15,9 +15,11 @@ import torch
 from conftest import NAMES, noise_pairs
 from transformers import CLIPModel, CLIPProcessor
 
-from hf_slug import unlearn
+from hf_slug import unlearn, zoo
 from hf_slug.direction import compute_input_moments
+from hf_slug.encoders import find_encoders
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
+from hf_slug.objectives import AnswerObjective, DenoisingObjective
 from hf_slug.processes import Processes, launched
 from hf_slug.streams import PairStream
 from hf_slug.towers import candidate_layers
@@ -45,6 +47,22 @@ def main(folder: str, output: str) -> None:
         model, processor, candidate_layers(model), PairStream(rows), 4, processes=processes
     )
     found["retain of a stream"] = stream
+    llava, llava_processor = zoo.load_llava()
+    (encoder,) = find_encoders(llava)
+    for batch_size in (4, 32):  # of 32 one process has it all
+        answers = AnswerObjective(
+            llava, llava_processor, encoder, forget, retain, ["Digit?", "Which digit is this?"], batch_size, processes
+        )
+        layers = [layer for layer in candidate_layers(encoder.module, "vision") if layer.block == 1]
+        found[f"forget of LLaVA {batch_size}"] = answers.forget_gradients(layers)
+        found[f"moments of LLaVA {batch_size}"] = answers.input_moments(layers)
+    pipe = zoo.load_stable_diffusion()
+    (encoder,) = find_encoders(pipe)
+    denoising = DenoisingObjective(pipe, encoder, forget, retain, 2, 5, processes=processes)
+    layers = [layer for layer in candidate_layers(encoder.module, "text") if layer.block == 0]
+    found["forget of Stable Diffusion"] = denoising.forget_gradients(layers)
+    found["retain of Stable Diffusion"] = denoising.retain_gradients(layers)
+    found["moments of Stable Diffusion"] = denoising.input_moments(layers)
     for settings in ({}, {"direction": "gradient", "tower": "text"}, {"trajectory": "all", "retain_batch_size": 70}):
         result = unlearn(
             model, processor, noise_pairs(30, names=["three"]), noise_pairs(60, seed=2), concept="three", names=NAMES,

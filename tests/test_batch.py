@@ -2,13 +2,15 @@
 """`hf-slug unlearn --concepts FILE`."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_clip, noise_rows, write_folder
+from conftest import NAMES, make_clip, noise_rows, write_folder
 from safetensors.torch import load_file
 
 from hf_slug import UnlearningPatch
@@ -106,7 +108,7 @@ def test_one_that_fails_does_not_stop_the_others(folder, arguments, tmp_path, ca
     arguments[arguments.index("--concepts") + 1] = str(tmp_path / "more.jsonl")
     assert main(arguments) == 2
     out = capsys.readouterr().out
-    assert "No pair of the forget set" in out and "/nowhere/at/all" in out and "the-first" in out
+    assert "No pair of --forget" in out and "/nowhere/at/all" in out and "the-first" in out
     assert UnlearningPatch.from_pretrained(tmp_path / "out" / "the-first").config.concept == first
     assert not (tmp_path / "out" / "nobody").exists()
 
@@ -125,6 +127,62 @@ def test_a_forget_set_may_be_named_by_the_concept_or_in_the_file(folder, argumen
     del arguments[arguments.index("--forget") : arguments.index("--forget") + 2]
     assert main([*arguments, "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["patches"][second]["data"]["forget"]["n"] == n
+
+
+def test_sets_of_all_concepts_are_taken_apart_by_name(folder, arguments, tmp_path, capsys):
+    more = ["--validation-forget", str(folder / "forget"), "--test-forget", str(folder / "forget"), "--json"]
+    assert main([*arguments, *more, "--plots", str(tmp_path / "plots")]) in (0, 1)
+    for concept, report in json.loads(capsys.readouterr().out)["patches"].items():
+        n = report["data"]["forget"]["n"]
+        assert 0 < n < 60 and report["data"]["validation_forget"]["n"] == report["data"]["test_forget"]["n"] == n
+        assert (tmp_path / "plots" / concept / "front.png").is_file()
+
+
+def test_statistics_serve_all_concepts(folder, arguments, tmp_path, capsys):
+    stats = ["--model", str(folder / "model"), "--retain", str(folder / "retain"), "--device", "cpu"]
+    assert main(["retain-stats", *stats, "--output", str(tmp_path / "stats")]) == 0
+    arguments[arguments.index("--retain") : arguments.index("--retain") + 2] = [
+        *("--retain-stats", str(tmp_path / "stats"), "--names", str(tmp_path / "names.txt")),
+        *("--validation-retain", str(folder / "retain"), "--test-retain", str(folder / "retain")),
+    ]
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) in (0, 1)
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["patches"]) == concepts(folder) and not (tmp_path / "out" / "retain-stats").exists()
+
+
+def test_another_retain_set_under_the_same_name_is_not_mixed_in(folder, arguments, tmp_path, capsys):
+    shutil.copytree(folder / "retain", tmp_path / "retain")
+    arguments[arguments.index("--retain") + 1] = str(tmp_path / "retain")
+    assert main(arguments) in (0, 1)
+    _, second = concepts(folder)
+    shutil.rmtree(tmp_path / "out" / second)
+    rows = (tmp_path / "retain" / "metadata.jsonl").read_text().splitlines()
+    (tmp_path / "retain" / "metadata.jsonl").write_text("\n".join(rows[:-7]))
+    assert main(arguments) == 2
+    assert "computed from other pairs" in capsys.readouterr().err
+    assert not (tmp_path / "out" / second).exists()
+
+
+@pytest.mark.slow
+def test_processes_take_concepts_in_turn(folder, arguments, tmp_path):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hf_slug"]
+    done = subprocess.run(
+        [*start, *arguments, "--json"],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said = json.loads(done.stdout)  # once, and nothing else
+    assert done.returncode == (0 if all(report["succeeded"] for report in said["patches"].values()) else 1)
+    assert list(said["patches"]) == concepts(folder) and said["failed"] == {}
+    assert main(arguments[: arguments.index("--output")] + ["--output", str(tmp_path / "alone"), *arguments[-4:]]) in (
+        0,
+        1,
+    )
+    for concept in concepts(folder):
+        one, two = (load_file(tmp_path / part / concept / WEIGHTS) for part in ("alone", "out"))
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -176,4 +234,3 @@ def test_a_batch_that_is_killed_twenty_times_ends_with_the_same_patches(folder, 
         for concept in concepts(folder):
             assert len([path for path in left if path.startswith(f"{concept}/")]) in (0, 4), left
     assert any(f"{concept}/{WEIGHTS}" in left for left in said["kills"] for concept in concepts(folder))
-    assert any(".unfinished" in path for left in said["kills"] for path in left)

@@ -75,7 +75,7 @@ class HostObjective(ABC):
         names = [name for layer in layers for name in layer.modules]
         with eval_mode(self.parts), torch.no_grad(), record_moments(self.encoder.resolve(names)) as moments:
             self.encode(self.retain)
-        return sum_up(moments)
+        return sum_up(moments, self.processes)
 
     def _gradients(self, layers: Sequence[Layer], pairs: Pairs, description: str) -> Gradients:
         weights = _weights(self.module, layers)
