@@ -31,7 +31,7 @@ def table(name: str, rows: Sequence[Row]) -> None:
             "Validation 100 + 500 images, 100 names, at most 10 steps for each layer of the front. *As published*: gradients of every parameter of both "
             "towers, texts padded to 77 tokens and run as often as they occur, and for each step a copy of the model and a whole evaluation. Both decide "
             "by the same rules. Memory is how far it rose over what model and data take. *Plain pass*: one forward and backward of the tower over the "
-            "forget set, preprocessed before; what the gradient phase and the search take beside it is the rest.",
+            "forget set, preprocessed before; *floor*: its operations, counted, at the rate of large matrix products.",
             pipeline_table(pipelines),
         ]
     gradients = [row for row in rows if row["kind"] == "gradient"]
@@ -56,13 +56,14 @@ def table(name: str, rows: Sequence[Row]) -> None:
                 f"{row['seconds']:.1f}",
                 f"{row['resident_bytes'] / 2**20:.0f}",
                 f"{row['resident_bytes'] / streams[0]['resident_bytes'] - 1:+.1%}",
+                f"{row['peak_bytes'] / 2**20:.0f}",
             ]
             for row in streams
         ]
         parts += [
             "## Streams",
             "Retain statistics of a `PairStream`.",
-            markdown(["pairs", "s", "resident, MiB", "more than the first"], lines),
+            markdown(["pairs", "s", "resident, MiB", "more than the first", "over the model, MiB"], lines),
         ]
     shared = sorted((row for row in rows if row["kind"] == "processes"), key=lambda row: row["processes"])
     if shared:
@@ -111,8 +112,8 @@ def pipeline_table(rows: Sequence[Row]) -> str:
         "gradient, s",
         "search, s",
         "plain pass, s",
-        "gradient ÷ plain",
-        "with search ÷ plain",
+        "gradient ÷ floor",
+        "with search ÷ plain pass with search",
         "peak MiB",
         "chosen",
         "step",
@@ -146,11 +147,11 @@ def pipeline_table(rows: Sequence[Row]) -> str:
 
 
 def beside_plain_pass(row: Row) -> list[str]:
-    """What a further concept takes over one forward and backward, where statistics are given: of the gradient, and with the search."""
+    """Where statistics are given: the gradient over its floor, and all of it over a plain pass with the same search."""
     if not row["given"]:
         return ["", ""]
     whole = (row["gradient_s"] + row["search_s"]) / (row["forget_s"] + row["search_s"])
-    return [f"{row['gradient_s'] / row['forget_s']:.2f} (goal 1.5)", f"{whole:.2f} (goal 1.3)"]
+    return [f"{row['gradient_s'] / row['floor_s']:.2f} (goal 1.5)", f"{whole:.2f} (goal 1.3)"]
 
 
 def floor_table(rows: Sequence[Row]) -> str:

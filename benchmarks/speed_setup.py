@@ -4,6 +4,7 @@
 import io
 import json
 import random
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from hf_slug import zoo
+from hf_slug import compute_retain_statistics, zoo
 from hf_slug.data import Pairs, load_pairs
 from hf_slug.evaluation import ZeroShotEvaluator
 from hf_slug.inputs import embed_images
@@ -135,3 +136,10 @@ def collect(size: str, forget: int = 200, retain: int = 1000) -> tuple[dict[str,
         "test_retain": make_pairs(99, others, 6, side),
     }
     return parts, ordered
+
+
+if __name__ == "__main__":  # SIZE FORGET RETAIN TOWER DIRECTION FOLDER: retain statistics, for `speed.py`
+    size, n_forget, n_retain, tower, direction, folder = sys.argv[1:]
+    every, _ = collect(size, int(n_forget), int(n_retain))
+    own: Any = {"tower": tower, "direction": direction}
+    compute_retain_statistics(*load(size), every["retain"], **own).save_pretrained(folder)

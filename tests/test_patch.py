@@ -2,6 +2,8 @@
 """The folder on disk: what is written, and every way in which it can be broken."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -252,7 +254,7 @@ def test_what_a_killed_save_left_is_removed_and_nothing_else(tmp_path):
     assert UnlearningPatch.from_pretrained(tmp_path / "patch")
 
 
-@pytest.mark.parametrize("kind", ["empty", "full", "link", "here"])
+@pytest.mark.parametrize("kind", ["empty", "full", "link", "here", "mount"])
 def test_a_patch_is_saved_into_a_folder_that_is_there(tmp_path, kind, monkeypatch):
     folder = tmp_path / "patch"
     (tmp_path / "behind").mkdir()
@@ -265,7 +267,15 @@ def test_a_patch_is_saved_into_a_folder_that_is_there(tmp_path, kind, monkeypatc
         make_patch().save_pretrained(folder)
     if kind == "here":
         monkeypatch.chdir(folder)
+    aside, make = [], tempfile.TemporaryDirectory
+    monkeypatch.setattr(
+        tempfile, "TemporaryDirectory", lambda dir, prefix: aside.append(dir) or make(dir=dir, prefix=prefix)
+    )
+    if kind == "mount":
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
     make_patch().save_pretrained("." if kind == "here" else folder)
+    if kind == "mount":  # of another file system: nothing can be moved there from beside it
+        assert aside == [folder]
     expected = {"README.md", "adapter_config.json", "adapter_model.safetensors", "unlearning_report.json"}
     assert {path.name for path in folder.iterdir()} == expected | ({"notes.txt"} if kind == "full" else set())
     assert (

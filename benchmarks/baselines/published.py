@@ -69,7 +69,7 @@ def full_gradients(
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         texts = batch.texts if prompt is None else [prompt] * len(batch)
-        images, said = model.get_image_features(**_images(processor, batch)), _texts(model, processor, texts)
+        images, said = model.get_image_features(**_images(model, processor, batch)), _texts(model, processor, texts)
         said = model.get_text_features(**said).pooler_output
         loss = retain_loss(images.pooler_output, said, model.logit_scale) if prompt is None else None
         loss = forget_loss(images.pooler_output, said) if loss is None else loss
@@ -107,11 +107,14 @@ class WholeEvaluator:
 
     def _embed(self, model: CLIPModel, pairs: Pairs) -> torch.Tensor:
         parts = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
-        return torch.cat([model.get_image_features(**_images(self.processor, part)).pooler_output for part in parts])
+        return torch.cat(
+            [model.get_image_features(**_images(model, self.processor, part)).pooler_output for part in parts]
+        )
 
 
-def _images(processor: Any, pairs: Pairs) -> dict[str, torch.Tensor]:
-    return {"pixel_values": processor.image_processor(pairs.images(), return_tensors="pt")["pixel_values"]}
+def _images(model: CLIPModel, processor: Any, pairs: Pairs) -> dict[str, torch.Tensor]:
+    pixels = processor.image_processor(pairs.images(), return_tensors="pt")["pixel_values"]
+    return {"pixel_values": pixels.to(model.device, model.dtype)}
 
 
 def _texts(model: CLIPModel, processor: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
