@@ -140,7 +140,7 @@ def pipeline_table(rows: Sequence[Row]) -> str:
                 row["layer"],
                 f"{row['step_size']:.4g}",
                 f"{base['seconds'] / row['seconds']:.1f} (goal {goal})" if base else "",
-                f"{row['peak_bytes'] / base['peak_bytes']:.2f} (goal 0.6)" if base else "",
+                f"{row['peak_bytes'] / base['peak_bytes']:.2f} (goal 0.6)" if base and base["peak_bytes"] else "",
             ]
         )
     return markdown(header, lines)

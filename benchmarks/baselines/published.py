@@ -15,7 +15,7 @@ import torch
 from transformers import CLIPModel
 
 from hf_slug.data import Pairs
-from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk
 from hf_slug.losses import forget_loss, normalize, retain_loss
 from hf_slug.scores import score_layers, select_layers
 from hf_slug.search import Search, search
@@ -57,7 +57,7 @@ def unlearn_as_published(
     weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
     own, kept = ({name: found[f"{name}.weight"] for name in weights} for found in (forget, retain))
     front = [score.layer for score in select_layers(score_layers(layers, weights, own, kept))]
-    return search(model, front, own, WholeEvaluator(processor, parts, names, batch_size), steps)
+    return search(model, front, own, WholeEvaluator(processor, parts, names, batch_size), steps, risk=1.0)
 
 
 def full_gradients(
@@ -103,7 +103,8 @@ class WholeEvaluator:
         ]
         classes = normalize(torch.cat(said))
         forget, retain = (self._embed(model, pairs) for pairs in (judge.forget, judge.retain))
-        return judge.forgotten(forget, classes) | judge.retained(retain, classes, [])
+        risk = {"risk": estimate_risk(judge.margins(forget, classes)), "risk_n": len(forget)}  # decides between equals
+        return judge.forgotten(forget, classes) | judge.retained(retain, classes, []) | risk
 
     def _embed(self, model: CLIPModel, pairs: Pairs) -> torch.Tensor:
         parts = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
