@@ -2,7 +2,6 @@
 """`hf-slug unlearn --concepts FILE`: many concepts of one model, one patch each; what is done is not done again."""
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +12,13 @@ from transformers.utils import logging
 from .concept_list import SETS, STATISTICS, Wanted, read_concepts
 from .data import Pairs, load_pairs
 from .files import read_json, remove_unfinished, write_json
-from .known_retain import compute_retain_statistics
+from .known_retain import statistics_of
 from .names import bare_name, check_templates, name_of
 from .output import check_output
 from .parts import load_parts
 from .patch import CONFIG, UnlearningPatch
 from .processes import Processes
-from .request import Models, columns_of, judged_by_host, load_models
+from .request import Models, columns_of, judged_by_host, load_models, templates_of
 from .retain_statistics import ABOUT, RetainStatistics
 from .streams import PairStream
 from .tables import format_table
@@ -92,7 +91,7 @@ def _share_retain(
     if args.retain is None:  # there are statistics
         return {}, {}
     columns = columns_of(args)
-    if judged_by_host(args) or (args.host is not None and args.objective != "clip"):
+    if judged_by_host(args, models.clip is not None) or (args.host is not None and args.objective != "clip"):
         return {"retain": load_pairs(args.retain, what="retain set", **columns)}, {}
     common: dict[str, Any] = {}
     source: Any = PairStream(args.retain, **columns)
@@ -107,17 +106,7 @@ def _share_retain(
             f"{folder} was computed from other pairs than {args.retain} holds now. Give another --output, or remove it to begin again."
         )
     if not processes.from_main(lambda: (folder / ABOUT).is_file()):
-        statistics = compute_retain_statistics(
-            cast(Any, models.clip),
-            models.processor,
-            source,
-            tower=args.tower,
-            direction=args.direction,
-            batch_size=args.batch_size,
-            retain_batch_size=args.retain_batch_size,
-            template=tuple(args.template or ("a photo of {}",)),
-            accelerator=accelerator,
-        )
+        statistics = statistics_of(args, cast(Any, models.clip), models.processor, source, accelerator)
         # nobody reads them before they are written
         processes.from_main(lambda: statistics.save_pretrained(folder))
     return common, {"retain": RetainStatistics.from_pretrained(folder)}
@@ -136,7 +125,7 @@ def _own_part(args: argparse.Namespace, key: str, pairs: Pairs | None, concept: 
     given = getattr(args, key)
     if pairs is None:
         return None if given is None else given.replace("{}", concept)
-    templates = check_templates(tuple(args.template or ("a photo of {}",)))
+    templates = check_templates(templates_of(args))
     name = bare_name(concept, templates).casefold()
     own = pairs.subset(i for i, pair in enumerate(pairs) if name_of(pair, templates).casefold() == name)
     if not len(own):
@@ -168,7 +157,7 @@ def _claim(args: argparse.Namespace, batch: Iterable[Wanted]) -> None:
                 f"it to begin again."
             )
         made_of["concepts"] = {**before.get("concepts", {}), **made_of["concepts"]}
-    aside = path.with_name(f".unfinished-{MADE_OF}-{hashlib.sha256(str(told).encode()).hexdigest()[:8]}")
+    aside = path.with_name(f".unfinished-{MADE_OF}")
     write_json(aside, made_of)
     aside.replace(path)
 

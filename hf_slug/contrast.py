@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .data import Pairs
-from .inputs import CaptionEmbedder, image_batches, text_batch
+from .inputs import CaptionEmbedder, image_batches, text_batch, unique_texts
 from .losses import retain_loss
 from .processes import Processes
 from .towers import TOWERS, Tower, embed
@@ -36,7 +36,7 @@ class Contrast:
 
     def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> torch.Tensor:
         """Returns the loss itself, of pairs that are no more than a batch; `images` are theirs, preprocessed."""
-        texts, rows = _unique(pairs)
+        texts, rows = unique_texts(pairs.texts)
         with torch.set_grad_enabled("vision" in self.towers):
             seen = embed(self.model, "vision", images)
         if self.captions is not None:
@@ -55,7 +55,7 @@ class Contrast:
             ((_, images),) = image_batches(self.model, self.processor, pairs, self.batch_size)
             yield self.whole(pairs, images)
             return
-        texts, rows = _unique(pairs)
+        texts, rows = unique_texts(pairs.texts)
         wide = torch.promote_types(self.model.dtype, torch.float32)
         batches = {"vision": lambda: self._images(pairs), "text": lambda: self._texts(texts)}
         sizes = {"vision": len(pairs), "text": len(texts)}
@@ -86,11 +86,3 @@ class Contrast:
     def _texts(self, texts: Sequence[str]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         for _, start in self.processes.mine(range(0, len(texts), self.batch_size)):
             yield start, text_batch(self.model, self.processor, texts[start : start + self.batch_size])
-
-
-def _unique(pairs: Pairs) -> tuple[list[str], list[int]]:
-    """The different texts of some pairs, and which of them is that of each."""
-    texts = pairs.texts
-    unique = list(dict.fromkeys(texts))
-    position = {text: i for i, text in enumerate(unique)}
-    return unique, [position[text] for text in texts]

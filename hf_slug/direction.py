@@ -9,12 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from .arithmetic import accumulation_dtype
 from .data import Pairs
 from .gradients import Gradients
-from .inputs import prepared, text_batch
+from .inputs import group_batches, prepared, text_batch
 from .low_rank import truncate
 from .processes import ALONE, Processes
 from .streams import PairStream
@@ -138,10 +137,8 @@ def compute_input_moments(
                 embed(model, "text", batch)
             counts.clear()
 
-        known = -(-len(pairs) // batch_size) if isinstance(pairs, Pairs) else None
-        hidden = not vision or (known is not None and known < 3)
-        bar = logging.tqdm(pairs.groups(batch_size), desc="retain inputs", total=known, leave=False, disable=hidden)
-        own = (group for _, group in processes.mine(bar))
+        groups = group_batches(pairs, batch_size, "retain inputs", hidden=not vision)
+        own = (group for _, group in processes.mine(groups))
         for group, batch in prepared(model, processor, own) if vision else ((group, {}) for group in own):
             if vision:
                 embed(model, "vision", batch)

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from .arithmetic import accumulation_dtype
 from .contrast import Contrast
 from .data import Pairs
 from .errors import GradientError
-from .inputs import embed_texts, image_batches, prepared, text_batch
+from .inputs import embed_texts, group_batches, image_batches, prepared, text_batch, unique_texts
 from .losses import forget_loss, normalize
 from .processes import ALONE, Processes
 from .streams import PairStream
@@ -145,10 +144,8 @@ def compute_forget_gradients(
         GradientError: If a gradient is not finite.
     """
     if prompts is None:
-        own = pairs.texts
-        texts = list(dict.fromkeys(own))
-        position = {text: i for i, text in enumerate(texts)}
-        against = torch.tensor([[position[text]] for text in own])
+        texts, rows = unique_texts(pairs.texts)
+        against = torch.tensor(rows)[:, None]
     else:
         texts = list(prompts)
         against = torch.arange(len(texts)).expand(len(pairs), -1)
@@ -222,13 +219,10 @@ def compute_retain_gradients(
     size = batch_size or contrast
     contrasted = Contrast(model, processor, set(weights), size, processes)
     mean, total = GradientMean(together), 0
-    known = -(-len(pairs) // contrast) if isinstance(pairs, Pairs) else None
-    hidden = known is not None and known < 3
-    groups = logging.tqdm(pairs.groups(contrast), desc="retain gradient", total=known, leave=False, disable=hidden)
 
     def own() -> Iterator[Pairs]:
         nonlocal total
-        for i, group in enumerate(groups):
+        for i, group in enumerate(group_batches(pairs, contrast, "retain gradient")):
             total += len(group)
             if len(group) > size or processes.has(i):
                 yield group

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from .data import Pairs
 from .errors import ConceptTooLongError
 from .processes import ALONE, Processes
+from .streams import PairStream
 from .towers import embed
 
 
@@ -62,6 +63,20 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not _END:
             coming = thread.submit(next, items, _END)
             yield cast(T, item)
+
+
+def group_batches(pairs: Pairs | PairStream, size: int, description: str, hidden: bool = False) -> Iterator[Pairs]:
+    """Yields pairs so many at a time, with a bar where there are more than two groups, or nobody knows how many."""
+    count = -(-len(pairs) // size) if isinstance(pairs, Pairs) else None
+    off = hidden or (count is not None and count < 3)
+    return logging.tqdm(pairs.groups(size), desc=description, total=count, leave=False, disable=off)
+
+
+def unique_texts(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Returns the different ones of some texts, and which of them each is."""
+    unique = list(dict.fromkeys(texts))
+    position = {text: i for i, text in enumerate(unique)}
+    return unique, [position[text] for text in texts]
 
 
 def text_batch(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -121,11 +136,9 @@ def embed_images(
 @torch.no_grad()
 def embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
     """Embeds texts without gradients, each different one once: (n, d), unnormalised, in the model's dtype."""
-    unique = list(dict.fromkeys(texts))
+    unique, rows = unique_texts(texts)
     parts = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
-    embeddings = torch.cat([embed(model, "text", text_batch(model, processor, part)) for part in parts])
-    position = {text: i for i, text in enumerate(unique)}
-    return embeddings[[position[text] for text in texts]]
+    return torch.cat([embed(model, "text", text_batch(model, processor, part)) for part in parts])[rows]
 
 
 class CaptionEmbedder:

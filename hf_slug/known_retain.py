@@ -154,6 +154,26 @@ def as_statistics(retain: Any) -> RetainStatistics | None:
     return None
 
 
+def statistics_of(
+    args: argparse.Namespace, model: PreTrainedModel, processor: Any, source: Any, accelerator: Any = None
+) -> RetainStatistics:
+    """Computes the statistics of a source with the settings of a command."""
+    from .request import columns_of, templates_of
+
+    return compute_retain_statistics(
+        model,
+        processor,
+        source,
+        tower=args.tower,
+        direction=args.direction,
+        batch_size=args.batch_size,
+        retain_batch_size=args.retain_batch_size,
+        template=templates_of(args),
+        accelerator=accelerator,
+        **columns_of(args),
+    )
+
+
 def run(args: argparse.Namespace, accelerator: Any = None) -> int:
     """`hf-slug retain-stats`: computes the statistics of a retain set; saves or publishes them."""
     from .loading import load_clip
@@ -167,19 +187,8 @@ def run(args: argparse.Namespace, accelerator: Any = None) -> int:
     model, processor = load_clip(args.model, args.dtype, args.device, args.revision)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    columns = columns_of(args)
-    statistics = compute_retain_statistics(
-        model,
-        processor,
-        PairStream(args.retain, **columns) if args.streaming else args.retain,
-        tower=args.tower,
-        direction=args.direction,
-        batch_size=args.batch_size,
-        retain_batch_size=args.retain_batch_size,
-        template=tuple(args.template or ("a photo of {}",)),
-        accelerator=accelerator,
-        **columns,
-    )
+    source = PairStream(args.retain, **columns_of(args)) if args.streaming else args.retain
+    statistics = statistics_of(args, model, processor, source, accelerator)
 
     def save() -> int:
         print(statistics)

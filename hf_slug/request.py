@@ -13,7 +13,7 @@ from .data import Pairs
 from .encoders import host_modules
 from .errors import UnsupportedModelError
 from .loading import host_kind, load_clip, load_host, load_judge
-from .names import bare_name, check_templates, collect_names, label, with_names
+from .names import DEFAULT_TEMPLATE, bare_name, check_templates, collect_names, label, with_names
 from .parts import load_parts
 from .retain_statistics import RetainStatistics
 from .streams import PairStream
@@ -63,7 +63,7 @@ def load_models(args: argparse.Namespace) -> Models:
         ValueError: If something needed is missing.
     """
     clip_name, host_name = _model_names(args)
-    _check_flags(args, judged_by_host(args))
+    _check_flags(args, judged_by_host(args, clip_name is not None))
     clip = processor = host = host_processor = None
     if clip_name is not None:
         clip, processor = load_clip(clip_name, args.dtype, args.device, args.revision)
@@ -82,9 +82,9 @@ def load_models(args: argparse.Namespace) -> Models:
     return Models(clip, processor, host, host_processor)
 
 
-def judged_by_host(args: argparse.Namespace) -> bool:
-    """Whether a search goes by what the host does."""
-    return (args.evaluate or ("host" if _model_names(args)[0] is None else "zero-shot")) == "host"
+def judged_by_host(args: argparse.Namespace, has_clip: bool) -> bool:
+    """Whether a search goes by what the host does: where nobody says, if there is no CLIPModel to go by."""
+    return (args.evaluate or ("zero-shot" if has_clip else "host")) == "host"
 
 
 def load_request(args: argparse.Namespace, models: Models | None = None) -> Request:
@@ -100,7 +100,7 @@ def load_request(args: argparse.Namespace, models: Models | None = None) -> Requ
     """
     models = models or load_models(args)
     names = read_names(args.names) if isinstance(args.names, Path) else args.names
-    templates = tuple(args.template or ("a photo of {}",))
+    templates = templates_of(args)
     columns = columns_of(args)
     settings: dict[str, Any] = {"names": names, "template": templates, **columns}
     for what in ("forget", "retain"):
@@ -120,7 +120,7 @@ def load_request(args: argparse.Namespace, models: Models | None = None) -> Requ
     }
     if args.question:
         settings["questions"] = args.question
-    if judged_by_host(args):
+    if judged_by_host(args, models.clip is not None):
         clip = models.clip, models.processor
         settings |= _host_evaluation(args, settings, columns, clip, models.host_processor)
     return Request(models.clip, models.processor, settings)
@@ -129,6 +129,11 @@ def load_request(args: argparse.Namespace, models: Models | None = None) -> Requ
 def columns_of(args: argparse.Namespace) -> dict[str, Any]:
     """The columns of the data, as [`load_pairs`] is told them."""
     return {f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")}
+
+
+def templates_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """How names are said."""
+    return tuple(args.template or (DEFAULT_TEMPLATE,))
 
 
 def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:

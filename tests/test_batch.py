@@ -82,7 +82,7 @@ def test_what_is_done_is_not_done_again(folder, arguments, tmp_path, capsys, mon
     for path in sorted((out / second).iterdir()):
         path.unlink()
     (out / second).rmdir()
-    monkeypatch.setattr("hf_slug.batch.compute_retain_statistics", None)  # they are there
+    monkeypatch.setattr("hf_slug.batch.statistics_of", None)  # they are there
     assert main(arguments) in (0, 1)
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert set(after) == set(before)
