@@ -29,7 +29,8 @@ from hf_slug.losses import retain_loss
 from hf_slug.objectives import ContrastiveObjective
 from hf_slug.replay import changed_weights
 from hf_slug.scores import score_layers, select_layers
-from hf_slug.search import search
+from hf_slug.search import Search, search
+from hf_slug.steps import Trial as Step
 from hf_slug.steps import new_weights
 from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights, resolve_modules
 
@@ -67,8 +68,9 @@ class Trial:
         found = search(
             self.model, candidates, directions, self._evaluator(variant), steps=variant.steps, risk=variant.risk
         )
-        layer = found.chosen.layer
-        changed = new_weights(layer_weights(self.model, layer), directions, found.chosen.step_size)
+        chosen = most_accurate(found) if variant.by_accuracy else found.chosen
+        layer = chosen.layer
+        changed = new_weights(layer_weights(self.model, layer), directions, chosen.step_size)
         with changed_weights(self.model, layer, changed):
             after = self.score(self.model, embedded=None if layer.tower == "vision" else self.embedded)
         return {"after": after, "layer": layer.name, "succeeded": found.succeeded, "trials": len(found.trials)}
@@ -155,6 +157,13 @@ class Trial:
             own = [score for score in scores if score.layer.tower == tower]
             chosen += sorted(own, key=lambda score: -score.importance)[: variant.minimum]
         return [score.layer for score in chosen]
+
+
+def most_accurate(found: Search) -> Step:
+    """Of the layers that forget, if any do, the one of the highest retained accuracy, which is measured at each one's best step alone."""
+    measured = [trial for trial in found.trials if "ta" in trial.metrics]
+    pool = [trial for trial in measured if trial.forgotten] or [found.chosen]
+    return min(pool, key=lambda trial: (-trial.metrics["ta"], trial.relative_change))
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:

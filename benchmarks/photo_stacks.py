@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from photo_data import MODEL, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
-from photo_methods import apply
+from photo_methods import apply, settings_of
 from photo_tables import patch_folder, save_patch
 from tables import RESULTS, Runs, markdown, percent, percents, shares, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     args = parser.parse_args()
     load_model(args.model)
-    mark = mark_of(args.model)
+    mark = f"{mark_of(args.model)}-{settings_of('SLUG')}"
     for seed in args.seeds:  # before several processes want the same
         for concept in STACKED:
             find_patch({"concept": concept, "seed": seed, "model": args.model})

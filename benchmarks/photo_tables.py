@@ -55,8 +55,8 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def patch_folder(task: dict[str, Any]) -> Path:
-    """Where the patch of a task lies, under the mark of the model it was made of."""
-    return PATCHES / mark_of(task["model"]) / str(task["seed"]) / task["concept"]
+    """Where the patch of a task lies, under the marks of the model it was made of and of SLUG's settings."""
+    return PATCHES / mark_of(task["model"]) / settings_of("SLUG") / str(task["seed"]) / task["concept"]
 
 
 def save_patch(patch: Any, task: dict[str, Any]) -> Path:

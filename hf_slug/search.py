@@ -80,9 +80,9 @@ def search(
     """
     Searches every layer, and chooses the one that keeps most.
 
-    Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal the
-    smallest change relative to the weight, then the lowest risk. Layers whose risk rests on hardly any images come last. Where no
-    layer brings the risk down, the target alone decides.
+    Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal (zero-shot:
+    in whole points) the one that moves least what retain images are taken for, then the smallest change relative to the weight, then the
+    lowest risk. Layers whose risk rests on hardly any images come last. Where no layer brings the risk down, the target alone decides.
 
     Args:
         model (`nn.Module`): The CLIPModel, or a host's encoder; unchanged by this.
@@ -223,7 +223,10 @@ def search(
         # layers are tried at the same relative changes, which must not differ by their last bit alone
         change = round(trial.relative_change, 6)
         hardly_known = trial.metrics.get("risk_n", _FEW) < _FEW
-        return (hardly_known, -trial.metrics.get("ta", 0.0), change, trial.metrics.get("risk", 0.0))
+        kept, moved = trial.metrics.get("ta", 0.0), trial.metrics.get("kl", 0.0)
+        if "kl" in trial.metrics:  # below a point accuracies differ by chance, and what has moved less says more
+            kept = round(kept, 2)
+        return (hardly_known, -kept, moved, change, trial.metrics.get("risk", 0.0))
 
     chosen = min(pool, key=preference)
     tried = [trial for trials in by_layer for trial in trials]

@@ -143,8 +143,9 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     assert all(row["seconds"] >= row["one_run"] > 0 and row["stored_bytes"] > 0 for row in rows)
     by_method = {row["method"]: row for row in rows}
     assert by_method["SalUn"]["stored_bytes"] < by_method["GAFT"]["stored_bytes"]
-    mark = photo_data.mark_of(folder / "model")
-    patch = UnlearningPatch.from_pretrained(tmp_path / "patches" / mark / "0" / concept)
+    patch = UnlearningPatch.from_pretrained(
+        photo_tables.patch_folder({"model": folder / "model", "seed": 0, "concept": concept})
+    )
     assert patch.num_bytes == by_method["SLUG"]["stored_bytes"]
     again, processor = photo_data.load_model(model)
     before = snapshot(again)
@@ -198,17 +199,20 @@ def test_what_chooses_is_what_the_search_goes_by(folder):
     model, processor = photo_data.load_model(folder / "model")
     photographs = photo_data.collect(FACE_NAMES[3], 0, objects=12, test_objects=60)
     parts = photographs.parts
-    look = photo_methods._Validation(processor, photographs)
+    look = photo_methods._Validation(processor, photographs, model)
     usual, _ = zero_shot_evaluators(model, processor, parts, photographs.concept, NAMES, ["a photo of {}"], None, 64)
     assert prints(look.evaluator.forget) == prints(parts["validation_forget"]) == prints(usual.forget)
     assert prints(look.evaluator.seen) == prints(usual.seen) and look.evaluator.k == usual.k == 5
-    forgets, is_safe, left, kept = look(model)
+    forgets, is_safe, left, kept, unmoved = look(model)
     measured = usual(model)
-    assert left == -round(20 * measured["fa5"]) / 20 and kept == pytest.approx(measured["ta"])
+    assert left == -round(20 * measured["fa5"]) / 20 and kept == round(measured["ta"], 2) and unmoved == 0
     assert forgets is (measured["fa5"] == 0) and (forgets or not is_safe)
-    found = (forgets, is_safe, left, kept)
+    found = (forgets, is_safe, left, kept, unmoved)
     assert look(model, found) == found  # as good: what is kept decides
-    assert look(model, (True, True, 0.0, 0.1)) == (found if forgets and is_safe else (*found[:3], 0.0))
+    assert look(model, (True, True, 0.0, 0.1, 0.0)) == (found if forgets and is_safe else (*found[:3], 0.0, 0.0))
+    with torch.no_grad():
+        model.text_projection.weight.mul_(torch.linspace(0, 2, model.text_projection.weight.shape[0])[:, None])
+    assert look(model)[4] < 0  # moved
 
 
 def test_a_name_that_is_struck_is_never_taken_for_another(folder):

@@ -144,6 +144,31 @@ def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
     assert found.chosen.step_size == min(t.step_size for t in found.trials if t.layer.name == "text_projection")
 
 
+@pytest.mark.parametrize(
+    "kept, moved, wanted",
+    [
+        ((0.902, 0.898), (0.2, 0.1), "text_projection"),  # as good to a point: what has moved least
+        ((0.902, 0.898), (0.1, 0.2), "visual_projection"),
+        ((0.93, 0.898), (0.2, 0.1), "visual_projection"),  # over a point better
+        ((0.902, 0.898), (None, None), "visual_projection"),  # nobody says what has moved
+    ],
+)
+def test_among_layers_that_keep_as_much_the_one_that_moves_least_wins(tiny, kept, moved, wanted):
+    names = ("visual_projection", "text_projection")
+    layers = [layer for layer in candidate_layers(tiny) if layer.name in names]
+    originals = [tiny.get_submodule(name).weight.detach().clone() for name in names]
+
+    class Judge:
+        primary_metric, greater_is_better = "fa1", False
+
+        def __call__(self, model):
+            changed = [bool((model.get_submodule(n).weight != w).any()) for n, w in zip(names, originals)]
+            own = changed.index(True) if any(changed) else 0
+            return {"fa1": 0.0, "ta": kept[own]} | ({} if moved[own] is None else {"kl": moved[own]})
+
+    assert search(tiny, layers, directions_of(tiny, layers), Judge(), steps=3).chosen.layer.name == wanted
+
+
 def test_a_target_that_is_reached_without_a_change_is_said(tiny):
     layers = candidate_layers(tiny, "vision")[-1:]
     found = search(tiny, layers, directions_of(tiny, layers), Drift(tiny, "visual_projection"), steps=2, target=1.5)

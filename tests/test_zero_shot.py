@@ -1,4 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import math
+
 import pytest
 import torch
 from conftest import NAMES, assert_same, noise_pairs, snapshot
@@ -48,6 +50,24 @@ def plain_metrics(model, processor, evaluator):
     return {"fa1": sum(r < 1 for r in gone) / len(gone), "fa5": sum(r < 5 for r in gone) / len(gone), "ta": macro}
 
 
+def plain_divergence(model, processor, evaluator, changed, weights):
+    """`Σ p log(p/q)` over the names but the concept, image by image, then the mean of every name's mean."""
+    scale = float(model.logit_scale.detach().exp())
+    originals = {name: weight.data for name, weight in weights.items()}
+    rows = [plain_scores(model, processor, evaluator.retain)]
+    for name, weight in weights.items():
+        weight.data = changed[name]
+    rows.append(plain_scores(model, processor, evaluator.retain))
+    for name, weight in weights.items():
+        weight.data = originals[name]
+    by_name = {}
+    for before, after, name in zip(*rows, evaluator.retain.names, strict=True):
+        p, q = ([math.exp(scale * row[i]) for i in range(5) if i != 3] for row in (before, after))
+        own = sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
+        by_name.setdefault(name, []).append(own)
+    return sum(sum(own) / len(own) for own in by_name.values()) / len(by_name)
+
+
 def test_metrics_equal_a_plain_classification(tiny, processor):
     evaluator = evaluator_for(processor)
     got = evaluator(tiny)
@@ -79,6 +99,9 @@ def test_the_prepared_evaluator_gives_the_same_numbers_as_a_full_one(tiny, proce
         # neighbours are those of the original text tower
         assert probed | {"ta": retained["ta"]} == pytest.approx({k: full[k] for k in ("fa1", "fa5", "ta")})
         assert first == pytest.approx(base)
+        moved = retained.pop("kl")
+        plain = plain_divergence(tiny, processor, evaluator, changed, weights)
+        assert moved == pytest.approx(plain, rel=1e-4, abs=1e-9) and plain > 0
         assert second == pytest.approx(probed | retained)
         assert picture["names"][0] == "three" and len(picture["after"]) == len(picture["names"]) == 5
 
@@ -116,7 +139,7 @@ def test_scores_that_are_not_finite_are_neither_forgotten_nor_retained(tiny, pro
     broken = {name: torch.full_like(weight, float("nan")) for name, weight in layer_weights(tiny, layer).items()}
     prepared = evaluator.prepare(tiny)
     assert prepared.probe(layer)(broken) == {"fa1": 1.0, "fa5": 1.0, "risk": 1.0, "risk_n": 9}
-    assert prepared.retained([(layer, broken)]) == [{"ta": 0.0, "ta_neighbors": 0.0}]
+    assert prepared.retained([(layer, broken)]) == [{"ta": 0.0, "ta_neighbors": 0.0, "kl": math.inf}]
 
 
 def test_accuracy_is_averaged_over_names_not_over_pictures(tiny, processor):

@@ -80,7 +80,10 @@ def full_gradients(
 
 
 class WholeEvaluator:
-    """Evaluates all of a copy of the model, from the pixels and from the texts of all names, at each step."""
+    """
+    Evaluates all of a copy of the model, from the pixels and from the texts of all names, at each step. The first look, at the original
+    weights, is what later ones are compared with.
+    """
 
     greater_is_better = False
 
@@ -89,6 +92,7 @@ class WholeEvaluator:
         self.zero_shot = ZeroShotEvaluator(processor, *own, batch_size=batch_size)
         self.primary_metric = self.zero_shot.primary_metric
         self.processor, self.batch_size = processor, batch_size
+        self.untouched: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self, model: CLIPModel) -> dict[str, float]:
@@ -103,8 +107,14 @@ class WholeEvaluator:
         ]
         classes = normalize(torch.cat(said))
         forget, retain = (self._embed(model, pairs) for pairs in (judge.forget, judge.retain))
-        risk = {"risk": estimate_risk(judge.margins(forget, classes)), "risk_n": len(forget)}  # decides between equals
-        return judge.forgotten(forget, classes) | judge.retained(retain, classes, []) | risk
+        if self.untouched is None:
+            self.untouched = retain, classes
+        among_equals = {
+            "risk": estimate_risk(judge.margins(forget, classes)),
+            "risk_n": len(forget),
+            "kl": judge.divergence(self.untouched, (retain, classes), float(model.logit_scale.exp())),
+        }
+        return judge.forgotten(forget, classes) | judge.retained(retain, classes, []) | among_equals
 
     def _embed(self, model: CLIPModel, pairs: Pairs) -> torch.Tensor:
         parts = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]

@@ -16,7 +16,8 @@ class Evaluator(Protocol):
             (forgotten at or below the target), `True` for what is not (forgotten at or above the target).
 
     Calling it returns the metrics, or the primary one alone as a number. A key `"ta"`, in [0, 1], if there is one, is what is
-    left of the rest, and decides between layers that all forget.
+    left of the rest, and decides between layers that all forget; where there is a key `"kl"`, how far the rest has moved, it decides between
+    those that keep as much to a point.
     """
 
     primary_metric: str

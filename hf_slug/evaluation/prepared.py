@@ -2,7 +2,7 @@
 """Zero-shot classification under many changes of one model: only what lies above the changed layer is run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -75,9 +75,17 @@ class PreparedZeroShot:
         return measure
 
     def retained(self, changes: Sequence[tuple[Layer, Mapping[str, torch.Tensor]]]) -> list[Metrics]:
-        """Measures `ta` and `ta_neighbors` of several changes, each alone, in one pass over the retain images."""
-        embedded = self._embed(self.evaluator.retain, changes, "retained accuracy")
-        return [self.evaluator.retained(*pair, self.near) for pair in embedded[1:]]
+        """
+        Measures `ta` and `ta_neighbors` of several changes, each alone, in one pass over the retain images; and `kl`, how far what
+        they are taken for has moved ([`ZeroShotEvaluator.divergence`]).
+        """
+        evaluator = self.evaluator
+        untouched, *changed = self._embed(evaluator.retain, changes, "retained accuracy")
+        scale = float(cast(torch.Tensor, self.model.logit_scale).detach().exp())
+        return [
+            evaluator.retained(*pair, self.near) | {"kl": evaluator.divergence(untouched, pair, scale)}
+            for pair in changed
+        ]
 
     def compare(self, layer: Layer, weights: Mapping[str, torch.Tensor]) -> tuple[Metrics, Metrics, dict[str, Any]]:
         """

@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Zero-shot classification over a list of names: the default evaluator, and the cheap one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from ..data import Pairs
@@ -138,6 +140,30 @@ class ZeroShotEvaluator:
         near = [by_name[own] for own in neighbors if own in by_name]
         ta = sum(by_name.values()) / len(by_name)
         return {"ta": ta, "ta_neighbors": sum(near) / len(near) if near else ta}
+
+    def divergence(
+        self, before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor], scale: float
+    ) -> float:
+        """
+        How far a change moves what retain images are taken for: `KL(before ‖ after)` over the names but the concept, macro-averaged.
+
+        Where two changes keep as many images right, the smaller one is further from doing damage, alone or beside other patches.
+
+        Args:
+            before, after (`tuple[torch.Tensor, torch.Tensor]`): Embedded retain images (n, d), and names (names, d).
+            scale (`float`): The model's temperature, `exp(logit_scale)`.
+
+        Returns:
+            `float`: In nats; infinite where scores are not finite.
+        """
+        others = [i for i in range(len(self.names)) if i != self.concept]
+        old, new = (
+            F.log_softmax(scale * normalize(images) @ classes[others].T, 1) for images, classes in (before, after)
+        )
+        moved = F.kl_div(new, old, reduction="none", log_target=True).sum(1).cpu()
+        by_name = [moved[self.labels == own].mean() for own in self.labels.unique()]
+        found = float(torch.stack(by_name).mean())
+        return max(found, 0.0) if math.isfinite(found) else math.inf
 
     def accuracies(self, images: torch.Tensor, classes: torch.Tensor, struck: Sequence[int] = ()) -> dict[int, float]:
         """Returns the accuracy of embedded retain images by name (its index), some names struck; 0 where scores are not finite."""
