@@ -19,9 +19,10 @@ logger = logging.get_logger(__name__)
 
 _MOST, _HALVINGS = 2.0, 7  # a weight is known to 1/64
 _ROUNDS, _STILL = 6, 0.05  # a round that moves none further is the last
-# What is too weak is raised to the allowed risk, as more costs what is kept; what is too strong is lowered to a fifth of it, as at
-# all of it one image in twenty comes back. On five people no other table reports, stacks forgot more by this and lost less.
-_SPARE = 0.2
+# In a stack of five at the allowed risk each, every fourth photograph may be somebody's who comes back. So a tenth of it is aimed at where a
+# weight can reach that, and what is at a fifth of this in turn is lowered, as more costs what is kept: settled on stacks of five people whom
+# no table of stacks reports.
+_AIM, _SPARE = 0.1, 0.02
 _ENOUGH = 5  # images of a concept
 
 
@@ -58,9 +59,10 @@ def fit_weights(
     Looks for weights at which a stack of patches forgets every concept, and which are no larger than that takes.
 
     A step that was searched alone is too small or too large among others: they move the names that the concept has to fall behind.
-    So each patch's weight in turn, the others held, is looked at: if an image of its concept is recognised, or more than `risk` that a
-    further one is, the smallest weight up to 2 is bisected that mends it; if the risk is below a fifth of that, the smallest that keeps
-    it there; until a whole round moves none by more than 0.05 (at most six rounds).
+    So each patch's weight in turn, the others held, is looked at: if an image of its concept is recognised, or there is more than a tenth of
+    `risk` that a further one is, the smallest weight up to 2 is bisected that mends it (or at least brings it to `risk`, where that is
+    exceeded); if the risk is below a fiftieth, the smallest that keeps it there; until a whole round moves none by more than 0.05 (at
+    most six rounds).
 
     Args:
         model (`CLIPModel`): The base; it is as before afterwards.
@@ -98,10 +100,14 @@ def fit_weights(
         def fit(name: str) -> float:
             now = weights[name]
             found = risk_at(name, now)
-            if _SPARE * risk <= found <= risk:
+            if _SPARE * risk <= found <= _AIM * risk:
                 return now
-            allowed = risk if found > risk else _SPARE * risk
             tried = {now: found, _MOST: risk_at(name, _MOST)}
+            allowed = _SPARE * risk if found < _SPARE * risk else _AIM * risk
+            if min(tried.values()) > allowed:  # out of reach
+                if found <= risk:
+                    return now
+                allowed = risk
             enough = [weight for weight, left in tried.items() if left <= allowed]
             low, high = 0.0, min(enough, default=min(tried, key=tried.__getitem__))
             for _ in range(_HALVINGS if enough else 0):

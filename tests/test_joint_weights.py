@@ -55,19 +55,19 @@ def judge(model, evaluator):
 def test_the_weights_forget_and_smaller_ones_do_not(searched):
     model, patches, evaluators = searched
     # too weak and too strong, as patches of other searches might be
-    patches = {name: compose_patches({name: patches[name]}, [w]) for name, w in zip(CONCEPTS, (0.6, 1.6))}
+    patches = {name: compose_patches({name: patches[name]}, [w]) for name, w in zip(CONCEPTS, (0.8, 2.0))}
     before = snapshot(model)
     found = fit_weights(model, patches, evaluators)
     assert_same(model, before)
-    assert max(found.risks.values()) <= 0.05 < found.unfitted["seven"] and found.unfitted["two"] < 0.01
+    assert max(found.risks.values()) <= 0.005 < found.unfitted["seven"] and found.unfitted["two"] < 0.001
     assert found.weights["seven"] > 1.0 > found.weights["two"] > 0
     with stacked(model, patches, found.weights) as adapters:
         for name, evaluator in evaluators.items():
             assert judge(model, evaluator) == pytest.approx(found.risks[name], abs=1e-9)
             less = found.weights | {name: found.weights[name] - 0.15}
             set_unlearning(model, list(adapters.values()), list(less.values()))
-            # what was raised stops at the allowed risk, what was lowered at a fifth of it
-            assert judge(model, evaluator) > (0.05 if name == "seven" else 0.01)
+            # what was raised stops at a tenth of the allowed risk, what was lowered at a fifth of that
+            assert judge(model, evaluator) > (0.005 if name == "seven" else 0.001)
             set_unlearning(model, list(adapters.values()), list(found.weights.values()))
     with stacked(model, patches, dict.fromkeys(patches, 1.0)):
         assert {name: judge(model, own) for name, own in evaluators.items()} == pytest.approx(found.unfitted, abs=1e-9)
