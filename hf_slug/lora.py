@@ -82,7 +82,24 @@ class LoraExport:
             else:
                 key = f"base_model.model.{name}" if format == "peft" else f"{component}.{name}"
                 found |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
-        return found
+        return found | (self._signature(component) if format == "kohya" else {})
+
+    def _signature(self, component: str) -> dict[str, torch.Tensor]:
+        """
+        Diffusers knows kohya's keys of an attention by its output projection, as all of it is trained usually; where that is unchanged,
+        factors of zero stand for it: of the same rank, as diffusers mixes up kohya's ranks and alphas where they differ.
+        """
+        attention = next((name for name in self.up if "self_attn" in name), None)
+        if attention is None or any(name.endswith("out_proj") for name in self.up):
+            return {}
+        block = attention.rpartition(".")[0].replace(".", "_")
+        key = f"{_KOHYA[component]}_{block}_out_proj"
+        inside, outside = self.up[attention].shape[0], self.down[attention].shape[1]
+        return {
+            f"{key}.lora_down.weight": torch.zeros(self.rank, inside),
+            f"{key}.lora_up.weight": torch.zeros(outside, self.rank),
+            f"{key}.alpha": torch.tensor(float(self.rank)),
+        }
 
     def save_pretrained(
         self, save_directory: str | Path, format: LoraFormat = "peft", component: str = "text_encoder"

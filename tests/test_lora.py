@@ -82,6 +82,17 @@ def test_peft_reads_it_as_a_lora(tmp_path):
     assert report["rank"] and set(report["residual"]) == {FC1, V_PROJ} and report["concept"] == "mira"
 
 
+def test_kohya_keys_of_an_attention_are_known_by_its_output_projection():
+    lora = make_patch(make_clip(), (V_PROJ,)).to_lora(rank=3)
+    tensors, key = lora.tensors("kohya"), "lora_te_" + V_PROJ.rpartition(".")[0].replace(".", "_")
+    up, down = (tensors[f"{key}_out_proj.lora_{side}.weight"] for side in ("up", "down"))
+    assert up.shape == (16, 3) and down.shape == (3, 16) and not (up @ down).any()
+    assert tensors[f"{key}_out_proj.alpha"] == tensors[f"{key}_v_proj.alpha"] == 3
+    whole = make_patch(make_clip(), (V_PROJ, V_PROJ.replace("v_proj", "out_proj"))).to_lora(rank=3).tensors("kohya")
+    assert whole[f"{key}_out_proj.lora_up.weight"].any() and len(whole) == 6
+    assert len(make_patch(make_clip(), (FC1,)).to_lora(rank=3).tensors("kohya")) == 3
+
+
 STOCK = """
 import sys
 import numpy as np, torch
