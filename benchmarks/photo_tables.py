@@ -38,10 +38,11 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         outcome = apply(task["method"], model, processor, photographs, task["seed"])
     if task["method"] == "SLUG":
         save_patch(outcome.patch, task)
+    only_text = outcome.patch is not None and "vision" not in outcome.patch.modules_by_tower
     return {
         "before": before,
         "struck": struck,
-        "after": score(outcome.model),
+        "after": score(outcome.model, embedded=embedded if only_text else None),
         "n_forget": score.n_forget,
         "n_retain": score.n_retain,
         "wall_seconds": cost.seconds,
