@@ -150,8 +150,8 @@ def write_tables(rows: Rows, name: str) -> None:
     parts += [
         "## How the settings were chosen",
         f"Of every grid the setting and step are taken, per concept and seed, that forget on validation (FA@5 = 0), of those the ones by whose "
-        f"margins at most {RISK:.0%} of further photographs are recognised, and of those what keeps most there; where none forgets, the "
-        f"lowest FA@5 (to a twentieth), then what keeps most. SLUG searches layer and step by the same rule. (The risk of the others "
+        f"margins at most {RISK:.0%} of further photographs are recognised, and of those what keeps most there (accuracy in whole points, "
+        f"then what moves least what photographs are taken for, by KL); where none forgets, the lowest FA@5 (to a twentieth), then what keeps most. SLUG searches layer and step by the same rule. (The risk of the others "
         f"also goes by photographs that they were trained on, in their favour.) Grids: {grids}; a setting is left after {PATIENCE} "
         f"looks that forget and keep no more. AdamW, batches of 64 of the concept and of one photograph of every other name (GAFT and "
         f"SalUn: `ratio` of these for each of those), all weights but the temperature; SSD's Fisher information over batches of one size. "
