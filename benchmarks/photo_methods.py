@@ -4,6 +4,7 @@
 import copy
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import CLIPModel
 from hf_slug import UnlearningPatch, unlearn
 from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk, seen_beside
 from hf_slug.inputs import embed_images
+from hf_slug.losses import normalize
 
 
 RISK = 0.05
@@ -30,6 +32,7 @@ GRIDS: dict[str, dict[str, tuple]] = {
     "SSD": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
 }
 PATIENCE = 3  # looks at a setting that forgets, and at none of which more is kept, until the next setting's turn
+_BATCH = 100  # photographs embedded at once while something is chosen
 TRAINERS: dict[str, Callable[..., Iterator[int]]] = {
     "FT": fine_tune,
     "GA": ascend,
@@ -111,24 +114,34 @@ class _Validation:
 
     def __init__(self, processor: Any, photographs: Photographs, original: CLIPModel):
         parts = photographs.parts
+        names = parts["validation_retain"].names
+        counts = Counter(names)
+        # rare names first: a photograph of theirs says most about the mean over names
+        retain = parts["validation_retain"].subset(sorted(range(len(names)), key=lambda i: counts[names[i]]))
         self.processor = processor
         self.evaluator = ZeroShotEvaluator(
             processor,
             parts["validation_forget"],
-            parts["validation_retain"],
+            retain,
             photographs.concept,
             NAMES,
-            batch_size=250,
+            batch_size=_BATCH,
             seen=seen_beside(parts["validation_forget"], parts["forget"]),
         )
+        self.share = torch.tensor([1 / (counts[name] * len(counts)) for name in self.evaluator.retain.names])
         self.scale = float(original.logit_scale.detach().exp())
-        self.untouched = self._embed(original), self.evaluator.embed_names(original)
+        self.untouched = torch.cat(list(self._embed(original))), self.evaluator.embed_names(original)
 
-    def _embed(self, model: CLIPModel) -> torch.Tensor:
-        return embed_images(model, self.processor, self.evaluator.retain, 250)
+    def _embed(self, model: CLIPModel) -> Iterator[torch.Tensor]:
+        retain = self.evaluator.retain
+        for start in range(0, len(retain), _BATCH):
+            yield embed_images(model, self.processor, retain[start : start + _BATCH], _BATCH)
 
     def __call__(self, model: CLIPModel, beat: tuple | None = None) -> tuple[bool, bool, float, float, float]:
-        """Looks at a model; what is kept is measured only if it decides beside the best so far (else it is given as 0)."""
+        """
+        Looks at a model; what is kept is measured only as far as it decides beside the best so far: not at all (given as 0) where
+        something before it does, and else until the photographs left can't make up for those that are wrong (given is what these leave).
+        """
         evaluator = self.evaluator
         classes = evaluator.embed_names(model)
         images = evaluator.embed_concept(model)
@@ -137,7 +150,17 @@ class _Validation:
         found = (left == 0, left == 0 and risk <= RISK, -round(20 * left) / 20)
         if beat is not None and found < beat[:3]:
             return *found, 0.0, 0.0
-        kept = self._embed(model), classes
+        needed = beat[3] if beat is not None and found == beat[:3] else 0.0
+        parts: list[torch.Tensor] = []
+        most, start = 1.0, 0
+        for part in self._embed(model):
+            wrong = (normalize(part) @ classes.T).argmax(1) != evaluator.labels[start : start + len(part)]
+            most -= float(self.share[start : start + len(part)][wrong].sum())
+            start += len(part)
+            parts.append(part)
+            if start < evaluator.n_retain and round(most, 2) < needed:
+                return *found, round(most, 2), 0.0
+        kept = torch.cat(parts), classes
         moved = evaluator.divergence(self.untouched, kept, self.scale)
         return *found, round(evaluator.retained(*kept, ())["ta"], 2), -moved
 

@@ -31,9 +31,12 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     model, processor = load_model(task["model"])
     photographs = collect(task["concept"], task["seed"])
     score = Score(photographs, "test_", processor, model)
-    embedded = score.embed(model)
-    before = score(model, embedded=embedded)
-    struck = score(model, embedded=embedded, struck=(task["concept"],))
+    if "before" in task:  # no method changes what the untouched model does
+        before, struck, embedded = task["before"], task["struck"], None
+    else:
+        embedded = score.embed(model)
+        before = score(model, embedded=embedded)
+        struck = score(model, embedded=embedded, struck=(task["concept"],))
     with measured() as cost:
         outcome = apply(task["method"], model, processor, photographs, task["seed"])
     if task["method"] == "SLUG":
@@ -94,6 +97,12 @@ def main() -> None:
         if args.concepts or m == "SLUG" or c in (*PEOPLE, *OBJECTS)
     ]
     runs = Runs(args.name, ("method", "concept", "seed", "weights", "settings"))
+    before = {
+        (row["concept"], row["seed"]): {key: row[key] for key in ("before", "struck")}
+        for row in runs.rows
+        if row["weights"] == mark
+    }
+    tasks = [task | before.get((task["concept"], task["seed"]), {}) for task in tasks]
 
     def write_current(rows: Sequence[dict[str, Any]]) -> None:
         """Rows of another model, or of settings that have changed since, stay in the file and out of the table."""

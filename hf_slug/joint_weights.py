@@ -98,6 +98,7 @@ def fit_weights(
             return measure(name)
 
         def fit(name: str) -> float:
+            """The smallest weight of one patch, the others as they are, that its aim takes."""
             now = weights[name]
             found = risk_at(name, now)
             if _SPARE * risk <= found <= _AIM * risk:

@@ -151,7 +151,7 @@ def _load_evaluators(args: argparse.Namespace, patches: dict[str, Any]) -> tuple
     from .data import load_pairs
     from .evaluation import ZeroShotEvaluator
     from .loading import load_clip
-    from .names import check_templates, collect_names, name_of
+    from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_of
     from .parts import count_overlap
     from .request import read_names
 
@@ -175,7 +175,7 @@ def _load_evaluators(args: argparse.Namespace, patches: dict[str, Any]) -> tuple
         )
     metrics = [patch.report.get("metrics") or {} for patch in patches.values()]
     known = [tuple(found["templates"]) for found in metrics if found.get("templates")]
-    templates = check_templates(tuple(args.template or (known[0] if known else ("a photo of {}",))))
+    templates = check_templates(args.template or next(iter(known), DEFAULT_TEMPLATE))
     columns = {f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")}
     pairs = {
         flag: [

@@ -215,6 +215,26 @@ def test_what_chooses_is_what_the_search_goes_by(folder):
     assert look(model)[4] < 0  # moved
 
 
+def test_no_more_is_looked_at_than_decides(folder, monkeypatch):
+    model, processor = photo_data.load_model(folder / "model")
+    photographs = photo_data.collect(FACE_NAMES[3], 0, objects=12, test_objects=60)
+    look = photo_methods._Validation(processor, photographs, model)
+    whole = look(model)
+    assert whole[3] == round(look.evaluator.measure(model)["ta"], 2)
+    seen: list[int] = []
+    embed = photo_methods.embed_images
+
+    def count(model, processor, pairs, *args):
+        seen.append(len(pairs))
+        return embed(model, processor, pairs, *args)
+
+    monkeypatch.setattr(photo_methods, "embed_images", count)
+    assert look(model, whole) == whole and sum(seen) == look.evaluator.n_retain
+    seen.clear()
+    cut = look(model, (*whole[:3], 1.0, 0.0))  # nothing wrong is allowed
+    assert cut[:3] == whole[:3] and whole[3] <= cut[3] < 1 and sum(seen) < look.evaluator.n_retain
+
+
 def test_a_name_that_is_struck_is_never_taken_for_another(folder):
     model, processor = photo_data.load_model(folder / "model")
     score = photo_data.Score(photo_data.collect(OBJECT_NAMES[4], 0, 12, 60), "test_", processor, model)
