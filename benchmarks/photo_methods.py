@@ -5,12 +5,12 @@ import copy
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from baselines.clip import ClipLosses, alternate, ascend, dampen, fine_tune, fisher, salun
+from baselines.clip import ClipLosses, alternate, ascend, dampen, fine_tune, fisher, half_precision, salun
 from photo_data import Photographs
 from tables import mark
 from train_photo_clip import NAMES, TEMPLATE
@@ -23,16 +23,18 @@ from hf_slug.losses import normalize
 
 
 RISK = 0.05
-# Three values an axis at least, so that the best can lie inside; `every` so many steps the photographs that choose are looked at.
+# Three values an axis at least, so that the best can lie inside, but for what was settled on development concepts: `ratio`, and how many
+# `steps` are enough. `every` so many of them the photographs that choose are looked at.
 GRIDS: dict[str, dict[str, tuple]] = {
     "FT": {"lr": (1e-5, 1e-4, 3e-4), "steps": (26,), "every": (13,)},
     "GA": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "steps": (24,), "every": (2,)},
-    "GAFT": {"lr": (3e-5, 1e-4, 3e-4), "ratio": (1, 4), "steps": (20,), "every": (4,)},
-    "SalUn": {"lr": (3e-5, 1e-4, 3e-4), "ratio": (1, 4), "steps": (20,), "every": (4,)},
+    "GAFT": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "ratio": (2,), "steps": (20,), "every": (4,)},
+    "SalUn": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "ratio": (2,), "steps": (20,), "every": (4,)},
     "SSD": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
 }
 PATIENCE = 3  # looks at a setting that forgets, and at none of which more is kept, until the next setting's turn
 _BATCH = 100  # photographs embedded at once while something is chosen
+KEPT = 2  # settings of a grid, the best of a concept's first seed, that its other seeds try
 TRAINERS: dict[str, Callable[..., Iterator[int]]] = {
     "FT": fine_tune,
     "GA": ascend,
@@ -52,7 +54,7 @@ _RULE = "accuracy in points, then what has moved least"  # a row that another ru
 
 def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
-    told = [RISK, SLUG[method]] if method in SLUG else [RISK, PATIENCE, GRIDS[method]]
+    told = [RISK, SLUG[method]] if method in SLUG else [RISK, PATIENCE, KEPT, "half precision", GRIDS[method]]
     return mark([_RULE, *told])
 
 
@@ -68,6 +70,7 @@ class Outcome:
         stored_bytes (`int`): Bytes of the weights that differ, in float32; of a patch, its file.
         chosen (`str`): The layer and step, or the setting and epoch.
         forgotten (`bool`): Whether validation showed it as forgotten.
+        ranked (`tuple[dict, ...]`): The settings that were tried, the best first.
         patch ([`UnlearningPatch`], *optional*): SLUG's.
     """
 
@@ -77,14 +80,23 @@ class Outcome:
     stored_bytes: int
     chosen: str
     forgotten: bool
+    ranked: tuple[dict[str, float], ...] = ()
     patch: UnlearningPatch | None = None
 
 
-def apply(method: str, model: CLIPModel, processor: Any, photographs: Photographs, seed: int) -> Outcome:
-    """Lets a method forget the photographs' concept; the model given may be changed."""
+def apply(
+    method: str,
+    model: CLIPModel,
+    processor: Any,
+    photographs: Photographs,
+    seed: int,
+    tried: Sequence[dict[str, float]] | None = None,
+) -> Outcome:
+    """Lets a method forget the photographs' concept; the model given may be changed. A baseline tries its whole grid, or what is given."""
     if method in SLUG:
         return _apply_slug(model, processor, photographs, seed, SLUG[method])
-    return _apply_baseline(method, model, processor, photographs, seed)
+    grid = [dict(zip(GRIDS[method], values)) for values in itertools.product(*GRIDS[method].values())]
+    return _apply_baseline(method, model, processor, photographs, seed, tried or grid)
 
 
 def _apply_slug(
@@ -100,7 +112,7 @@ def _apply_slug(
     model.load_unlearning(result.patch)
     place = f"{chosen['layer']}, {chosen['relative_change']:.2f} of its norm"
     forgotten = report["target"]["reached_on_validation"]
-    return Outcome(model, seconds, seconds, result.patch.num_bytes, place, forgotten, result.patch)
+    return Outcome(model, seconds, seconds, result.patch.num_bytes, place, forgotten, patch=result.patch)
 
 
 class _Validation:
@@ -135,7 +147,9 @@ class _Validation:
     def _embed(self, model: CLIPModel) -> Iterator[torch.Tensor]:
         retain = self.evaluator.retain
         for start in range(0, len(retain), _BATCH):
-            yield embed_images(model, self.processor, retain[start : start + _BATCH], _BATCH)
+            with half_precision():
+                part = embed_images(model, self.processor, retain[start : start + _BATCH], _BATCH)
+            yield part.float()
 
     def __call__(self, model: CLIPModel, beat: tuple | None = None) -> tuple[bool, bool, float, float, float]:
         """
@@ -165,7 +179,14 @@ class _Validation:
         return *found, round(evaluator.retained(*kept, ())["ta"], 2), -moved
 
 
-def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: Photographs, seed: int) -> Outcome:
+def _apply_baseline(
+    method: str,
+    model: CLIPModel,
+    processor: Any,
+    photographs: Photographs,
+    seed: int,
+    tried: Sequence[dict[str, Any]],
+) -> Outcome:
     look = _Validation(processor, photographs, model)
     original = copy.deepcopy(model.state_dict())
     best: tuple[tuple, str, dict[str, torch.Tensor], float] | None = None
@@ -178,11 +199,12 @@ def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: 
         TEMPLATE.format(photographs.concept),
         batch_size=len(NAMES) - 1 if method == "SSD" else 64,
         seed=seed,
+        half=True,  # as the photographs' CLIP was trained
     )
     importance = _fishers(losses) if method == "SSD" else None
     shared = time.process_time() - started  # what every setting of it needs
-    for values in itertools.product(*GRIDS[method].values()):
-        settings = dict(zip(GRIDS[method], values))
+    reached: list[tuple] = []  # by each setting
+    for settings in tried:
         model.load_state_dict(original)
         losses.random.seed(seed)
         name = ", ".join(f"{key} {value:g}" for key, value in settings.items() if key not in ("steps", "every"))
@@ -198,11 +220,13 @@ def _apply_baseline(method: str, model: CLIPModel, processor: Any, photographs: 
                 best = found, f"{name}, step {step}" if step else name, state, took
             if idle == PATIENCE:
                 break
+        reached.append(own or ())
     assert best is not None
     seconds = time.process_time() - started
     model.load_state_dict(best[2])
     stored = sum(4 * int((value != original[name]).sum()) for name, value in best[2].items())
-    return Outcome(model, seconds, best[3], stored, best[1], best[0][0])
+    order = sorted(range(len(tried)), key=lambda i: reached[i], reverse=True)
+    return Outcome(model, seconds, best[3], stored, best[1], best[0][0], tuple(tried[i] for i in order))
 
 
 def _fishers(losses: ClipLosses) -> list[dict[str, torch.Tensor]]:

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from photo_data import EVERYONE, OBJECTS, PEOPLE
-from photo_methods import GRIDS, METHODS, PATIENCE, RISK
+from photo_methods import GRIDS, KEPT, METHODS, PATIENCE, RISK
 from tables import RESULTS, by_concept, interval, markdown, percent, percents, shares, write
 
 
@@ -46,7 +46,8 @@ def table(rows: Rows) -> str:
         if not own:
             continue
         cells = [left(own, key) for key in MEASURES[:2]] + [percents(falls(own, key)) for key in MEASURES[2:]]
-        costs = [fmean(row[key] for row in own) for key in ("seconds", "one_run", "peak_bytes", "stored_bytes")]
+        costs = [fmean(row["seconds"] for row in own if not row.get("tried"))]
+        costs += [fmean(row[key] for row in own) for key in ("one_run", "peak_bytes", "stored_bytes")]
         done = sum(row["forgotten_on_validation"] for row in own)
         figures = [f"{costs[0]:.0f}", f"{costs[1]:.0f}", f"{costs[2] / 2**20:.0f}", f"{costs[3] / 1e6:.2f}"]
         lines.append([method, *cells, f"{done} of {len(own)}", *figures])
@@ -151,12 +152,15 @@ def write_tables(rows: Rows, name: str) -> None:
         "## How the settings were chosen",
         f"Of every grid the setting and step are taken, per concept and seed, that forget on validation (FA@5 = 0), of those the ones by whose "
         f"margins at most {RISK:.0%} of further photographs are recognised, and of those what keeps most there (accuracy in whole points, "
-        f"then what moves least what photographs are taken for, by KL); where none forgets, the lowest FA@5 (to a twentieth), then what keeps most. SLUG searches layer and step by the same rule. (The risk of the others "
-        f"also goes by photographs that they were trained on, in their favour.) Grids: {grids}; a setting is left after {PATIENCE} "
-        f"looks that forget and keep no more. AdamW, batches of 64 of the concept and of one photograph of every other name (GAFT and "
-        f"SalUn: `ratio` of these for each of those), all weights but the temperature; SSD's Fisher information over batches of one size. "
-        f"*s, all tried* holds the whole grid (SLUG: the whole search), with its validation; seconds are those of the processor, what a "
-        f"run takes on a core of its own. Peak is how far memory rose.",
+        f"then what moves least what photographs are taken for, by KL); where none forgets, the lowest FA@5 (to a twentieth), then what keeps "
+        f"most. SLUG searches layer and step by the same rule. (The risk of the others also goes by photographs that they were trained on, in "
+        f"their favour.) A concept's first seed tries the whole grid, its others the {KEPT} settings that did best there, each with its own "
+        f"steps; SLUG searches every seed anew. Grids: {grids}; a setting is left after {PATIENCE} looks that forget and keep no more. The "
+        f"ratio was settled on a person and an object that the defaults were settled on.",
+        "AdamW, batches of 64 of the concept and of one photograph of every other name (GAFT and SalUn: `ratio` of these for each of those), "
+        "all weights but the temperature, trained in bfloat16 beside float32 weights as the CLIP itself was; SSD's Fisher information over "
+        "batches of one size. *s, all tried* holds the whole grid (SLUG: the whole search), with its validation; seconds are those of the "
+        "processor, what a run takes on a core of its own. Peak is how far memory rose.",
     ]
     if not name.endswith("quick"):
         parts.append(edges(rows))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, Score, collect, load_model, mark_of
-from photo_methods import METHODS, SLUG, apply, settings_of
+from photo_methods import KEPT, METHODS, SLUG, apply, settings_of
 from photo_report import write_tables
 from tables import Runs, measured
 from train_photo_clip import load_faces, open_objects
@@ -38,7 +38,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         before = score(model, embedded=embedded)
         struck = score(model, embedded=embedded, struck=(task["concept"],))
     with measured() as cost:
-        outcome = apply(task["method"], model, processor, photographs, task["seed"])
+        outcome = apply(task["method"], model, processor, photographs, task["seed"], task.get("tried"))
     if task["method"] == "SLUG":
         save_patch(outcome.patch, task)
     only_text = outcome.patch is not None and "vision" not in outcome.patch.modules_by_tower
@@ -55,6 +55,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "stored_bytes": outcome.stored_bytes,
         "chosen": outcome.chosen,
         "forgotten_on_validation": outcome.forgotten,
+        "ranked": outcome.ranked,
     }
 
 
@@ -97,19 +98,24 @@ def main() -> None:
         if args.concepts or m == "SLUG" or c in (*PEOPLE, *OBJECTS)
     ]
     runs = Runs(args.name, ("method", "concept", "seed", "weights", "settings"))
-    before = {
-        (row["concept"], row["seed"]): {key: row[key] for key in ("before", "struck")}
-        for row in runs.rows
-        if row["weights"] == mark
-    }
-    tasks = [task | before.get((task["concept"], task["seed"]), {}) for task in tasks]
+
+    def known(task: dict[str, Any]) -> dict[str, Any]:
+        """A task with what earlier runs found: what the untouched model does, and the settings that did best with the first seed."""
+        same = [row for row in runs.rows if all(row[key] == task[key] for key in ("concept", "weights"))]
+        begun = [row for row in same if row["seed"] == task["seed"]]
+        first = [row for row in same if runs.key(row) == runs.key(task | {"seed": args.seeds[0]})]
+        found = {key: begun[0][key] for key in ("before", "struck")} if begun else {}
+        if first and first[0]["ranked"] and task["seed"] != args.seeds[0]:
+            found["tried"] = first[0]["ranked"][:KEPT]
+        return task | found
 
     def write_current(rows: Sequence[dict[str, Any]]) -> None:
         """Rows of another model, or of settings that have changed since, stay in the file and out of the table."""
         current = [row for row in rows if (row["weights"], row["settings"]) == (mark, settings_of(row["method"]))]
         write_tables(current, args.name)
 
-    runs.complete(run, tasks, args.workers, after=write_current)
+    for seed in args.seeds:  # one after the other: the first says what the others try
+        runs.complete(run, [known(t) for t in tasks if t["seed"] == seed], args.workers, after=write_current)
 
 
 if __name__ == "__main__":

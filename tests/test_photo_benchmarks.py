@@ -190,7 +190,7 @@ def test_baselines_are_chosen_by_the_rule_that_chooses_slugs_step(monkeypatch, l
     monkeypatch.setitem(photo_methods.TRAINERS, "FT", train)
     monkeypatch.setitem(photo_methods.GRIDS, "FT", {"lr": (0.1,), "steps": (9,), "every": (1,)})
     photographs = photo_data.Photographs("x", {"forget": None, "retain": None})
-    outcome = photo_methods._apply_baseline("FT", model, None, photographs, 0)
+    outcome = photo_methods.apply("FT", model, None, photographs, 0)
     assert outcome.chosen == f"lr 0.1, step {best}" and bool((model.weight == best).all())
     assert outcome.forgotten is looks[best - 1][0] and len(list(left)) == len(looks) - taken
 

@@ -28,6 +28,7 @@ class ClipLosses:
         prompt (`str`): The text of the concept.
         batch_size (`int`, *optional*, defaults to 64): Images of the forget set in a batch.
         seed (`int`, *optional*, defaults to 0): Seed of the order.
+        half (`bool`, *optional*, defaults to `False`): Whether the towers run in bfloat16, beside weights and losses in float32.
     """
 
     def __init__(
@@ -39,8 +40,15 @@ class ClipLosses:
         prompt: str,
         batch_size: int = 64,
         seed: int = 0,
+        half: bool = False,
     ):
-        self.model, self.processor, self.prompt, self.batch_size = model, processor, prompt, batch_size
+        self.model, self.processor, self.prompt, self.batch_size, self.half = (
+            model,
+            processor,
+            prompt,
+            batch_size,
+            half,
+        )
         self.texts, self.random = retain.texts, random.Random(seed)
         pixels = [processor.image_processor(p.images(), return_tensors="pt")["pixel_values"] for p in (forget, retain)]
         self.forget_pixels, self.retain_pixels = pixels
@@ -82,10 +90,18 @@ class ClipLosses:
         return {name: torch.zeros_like(weight) if grad is None else grad for (name, weight), grad in pairs}
 
     def _see(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model.get_image_features(pixel_values=pixels).pooler_output
+        with half_precision(self.half):
+            return self.model.get_image_features(pixel_values=pixels).pooler_output.float()
 
     def _say(self, texts: Sequence[str]) -> torch.Tensor:
-        return self.model.get_text_features(**text_batch(self.model, self.processor, list(texts))).pooler_output
+        batch = text_batch(self.model, self.processor, list(texts))
+        with half_precision(self.half):
+            return self.model.get_text_features(**batch).pooler_output.float()
+
+
+def half_precision(enabled: bool = True) -> torch.autocast:
+    """Products in bfloat16, which recent CPUs do in half the time."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
 
 def _train(
