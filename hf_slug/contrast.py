@@ -32,18 +32,23 @@ class Contrast:
         self.model, self.processor, self.towers = model, processor, sorted(towers)
         self.batch_size, self.processes = batch_size, processes
         self.scale = cast(torch.Tensor, model.logit_scale)
-        self.captions = None if "text" in towers else CaptionEmbedder(model, processor)
+        self.captions = CaptionEmbedder(model, processor)
 
-    def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Returns the loss itself, of pairs that are no more than a batch; `images` are theirs, preprocessed."""
-        texts, rows = unique_texts(pairs.texts)
+    def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+        """
+        Yields the loss itself, of pairs that are no more than a batch, once for each tower, the other's embeddings held fixed: the gradients
+        add up to its own, and one tower at a time is in a graph. `images` are theirs, preprocessed. Captions run twice, which is
+        little beside the images, and those met lately once.
+        """
         with torch.set_grad_enabled("vision" in self.towers):
             seen = embed(self.model, "vision", images)
-        if self.captions is not None:
-            said = self.captions(pairs.texts)
-        else:
+        if "vision" in self.towers:
+            yield retain_loss(seen, self.captions(pairs.texts), self.scale)
+            seen = seen.detach()
+        if "text" in self.towers:
+            texts, rows = unique_texts(pairs.texts)
             said = embed(self.model, "text", text_batch(self.model, self.processor, texts))[rows]
-        return retain_loss(seen, said, self.scale)
+            yield retain_loss(seen, said, self.scale)
 
     def cached(self, pairs: Pairs) -> Iterator[torch.Tensor]:
         """
@@ -53,7 +58,7 @@ class Contrast:
         """
         if len(pairs) <= self.batch_size:
             ((_, images),) = image_batches(self.model, self.processor, pairs, self.batch_size)
-            yield self.whole(pairs, images)
+            yield from self.whole(pairs, images)
             return
         texts, rows = unique_texts(pairs.texts)
         wide = torch.promote_types(self.model.dtype, torch.float32)
@@ -62,7 +67,7 @@ class Contrast:
         leaves: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             for tower in TOWERS:
-                if tower == "text" and self.captions is not None:
+                if tower == "text" and "text" not in self.towers:
                     leaves[tower] = self.captions(texts).to(wide)
                     continue
                 own = torch.zeros(sizes[tower], self.model.config.projection_dim, dtype=wide, device=self.model.device)

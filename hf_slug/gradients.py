@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,11 +83,28 @@ class GradientMean:
         Raises:
             GradientError: If the gradient is not finite.
         """
+        found: Gradients = {}  # those that another may turn out not to be finite beside
+
+        def take(name: str, part: torch.Tensor) -> torch.Tensor:
+            if not torch.isfinite(part).all():
+                unusable.append(name)
+            elif self.scale > 1:
+                found[name] = part
+            else:
+                self._add(name, part, share)
+            return part.new_zeros(()).expand_as(part)  # so that no more than one of them need be in memory
+
         while True:
-            parts = torch.autograd.grad(
-                loss * self.scale, list(self.weights.values()), retain_graph=self.scale > 1, allow_unused=True
-            )
-            if all(part is None or bool(torch.isfinite(part).all()) for part in parts):
+            unusable: list[str] = []
+            hooks = [weight.register_hook(partial(take, name)) for name, weight in self.weights.items()]
+            try:
+                torch.autograd.grad(
+                    loss * self.scale, list(self.weights.values()), retain_graph=self.scale > 1, allow_unused=True
+                )  # of what is unused, the other tower, no hook is called
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if not unusable:
                 break
             if self.scale <= 1:
                 raise GradientError(
@@ -94,10 +112,12 @@ class GradientMean:
                     f"Load the model in float32 or bfloat16, and check it for NaN weights."
                 )
             self.scale /= 2
-        for name, part in zip(self.weights, parts, strict=True):
-            if part is None:  # the other tower's
-                continue
-            self.mean[name].add_(part.to(self.mean[name].dtype), alpha=share / self.scale)
+            found.clear()
+        for name, part in found.items():
+            self._add(name, part, share)
+
+    def _add(self, name: str, part: torch.Tensor, share: float) -> None:
+        self.mean[name].add_(part.to(self.mean[name].dtype), alpha=share / self.scale)
 
     def over(self, processes: Processes, total: float = 1.0) -> Gradients:
         """Returns the sum of what all processes added, divided by `total`: the mean, where shares add up to that."""
@@ -230,7 +250,8 @@ def compute_retain_gradients(
     with requires_grad_only(model, together):
         if contrast <= size:  # each group is a batch, and the next one is read meanwhile
             for group, batch in prepared(model, processor, own()):
-                mean.add(contrasted.whole(group, batch), len(group))
+                for term in contrasted.whole(group, batch):
+                    mean.add(term, len(group))
         else:
             for group in own():
                 for term in contrasted.cached(group):

@@ -9,7 +9,7 @@ from conftest import NAMES, assert_same, make_clip, noise_pairs, snapshot
 
 from hf_slug.errors import GradientError
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
-from hf_slug.towers import GRANULARITIES, candidate_layers
+from hf_slug.towers import GRANULARITIES, candidate_layers, layer_weights
 
 
 PROMPTS = ["a photo of three"]
@@ -172,6 +172,43 @@ def test_float16_gradients_below_its_smallest_number_survive(processor):
     pairs = noise_pairs(3, names=["three"])
     got = compute_forget_gradients(half, processor, candidate_layers(half, "vision"), pairs, PROMPTS)
     assert_close({"visual_projection": got["visual_projection"]}, plain_forget(half, processor, pairs, PROMPTS), 0.05)
+
+
+def test_one_tower_at_a_time_is_in_a_graph(tiny, processor, monkeypatch):
+    pairs = noise_pairs(6)
+    by_tower = {
+        tower: [w for layer in candidate_layers(tiny, tower) for w in layer_weights(tiny, layer).values()]
+        for tower in ("vision", "text")
+    }
+    reached = []
+    plain = torch.autograd.grad
+
+    def grad(loss, weights, **settings):
+        found = {
+            tower: any(part is not None for part in plain(loss, own, retain_graph=True, allow_unused=True))
+            for tower, own in by_tower.items()
+        }
+        reached.append([tower for tower, has in found.items() if has])
+        return plain(loss, weights, **settings)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    compute_retain_gradients(tiny, processor, candidate_layers(tiny), pairs, 3)
+    assert reached == [["vision"], ["text"]] * 2
+
+
+def test_gradients_do_not_pile_up_in_a_backward_pass(tiny, processor, monkeypatch):
+    held = []
+    plain = torch.autograd.grad
+
+    def grad(*args, **settings):
+        parts = plain(*args, **settings)
+        held.extend(part.untyped_storage().nbytes() for part in parts if part is not None)
+        return parts
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    found = compute_forget_gradients(tiny, processor, candidate_layers(tiny), noise_pairs(3), PROMPTS)
+    assert len(held) == len(found) and max(held) == 4  # a number each, not a matrix
+    assert all(bool(gradient.any()) for gradient in found.values())
 
 
 def test_the_model_is_left_as_it_was(tiny, processor):
