@@ -72,6 +72,7 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/eval_unlearn_zoo.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest hf-slug-demo build *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache

@@ -79,22 +79,20 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
     return [found[[name == person for name in shown.names]].mean(0).tolist() for person in people]
 
 
+def summarize(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What one stack's runs leave (FA@1, FA@5, the worst person's FA@5) and cost (people, objects)."""
+    fa = [[fmean(row["fa"][concept][i] for row in rows) for concept in rows[0]["fa"]] for i in (0, 1)]
+    falls = [[before - after for before, after in (row[key] for row in rows)] for key in ("people", "objects")]
+    left = [shares(each, [TEST_SHOTS] * len(each)) for each in fa]
+    return [*left, percent(max(fa[1])), *map(percents, falls)]
+
+
 def write_table(rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table, and draws the cosines of the largest stack."""
-    lines = []
-    for count, weights in sorted({(row["count"], row["weights"]) for row in rows}):
-        own = [row for row in rows if (row["count"], row["weights"]) == (count, weights)]
-        fa = [[fmean(row["fa"][concept][i] for row in own) for concept in own[0]["fa"]] for i in (0, 1)]
-        falls = [[before - after for before, after in (row[key] for row in own)] for key in ("people", "objects")]
-        lines.append(
-            [
-                count,
-                weights,
-                *(shares(each, [TEST_SHOTS] * count) for each in fa),
-                percent(max(fa[1])),
-                *map(percents, falls),
-            ]
-        )
+    stacks = sorted({(row["count"], row["weights"]) for row in rows})
+    lines = [
+        [*stack, *summarize([row for row in rows if (row["count"], row["weights"]) == stack])] for stack in stacks
+    ]
     header = [
         "people forgotten",
         "weights",
