@@ -15,7 +15,6 @@ import photo_report
 import photo_stacks
 import photo_tables
 import pytest
-import readme
 import tables
 import torch
 import train_photo_clip
@@ -321,10 +320,3 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path, monkeypa
     with pytest.raises(SystemExit, match=r"was made by \{'seed': 0\}, not by .*'seed': 1"):
         train_photo_clip.main()
     assert not (tmp_path / "model").exists()
-
-
-def test_the_readme_says_what_was_measured():
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.fill(text) == text, "run `python benchmarks/readme.py`"
-    with pytest.raises(ValueError, match="has no block"):
-        readme.fill(text.replace("<!-- end of photographs -->", ""))
