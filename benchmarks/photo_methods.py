@@ -31,6 +31,8 @@ GRIDS: dict[str, dict[str, tuple]] = {
     "GAFT": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "ratio": (2,), "steps": (20,), "every": (4,)},
     "SalUn": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "ratio": (2,), "steps": (20,), "every": (4,)},
     "SSD": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
+    # without the embeddings: a name that is one token has a row of their table for itself
+    "SSD, layers alone": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
 }
 PATIENCE = 3  # looks at a setting that forgets, and at none of which more is kept, until the next setting's turn
 _BATCH = 100  # photographs embedded at once while something is chosen
@@ -56,6 +58,11 @@ def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
     told = [RISK, SLUG[method]] if method in SLUG else [RISK, PATIENCE, KEPT, "half precision", GRIDS[method]]
     return mark([_RULE, *told])
+
+
+def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:
+    """Those of a model, by the settings of today: others stay in the file and out of the tables."""
+    return [row for row in rows if (row["weights"], row["settings"]) == (weights, settings_of(row["method"]))]
 
 
 @dataclass
@@ -197,11 +204,11 @@ def _apply_baseline(
         photographs.parts["forget"],
         photographs.parts["retain"],
         TEMPLATE.format(photographs.concept),
-        batch_size=len(NAMES) - 1 if method == "SSD" else 64,
+        batch_size=len(NAMES) - 1 if method.startswith("SSD") else 64,
         seed=seed,
         half=True,  # as the photographs' CLIP was trained
     )
-    importance = _fishers(losses) if method == "SSD" else None
+    importance = _fishers(losses, method != "SSD") if method.startswith("SSD") else None
     shared = time.process_time() - started  # what every setting of it needs
     reached: list[tuple] = []  # by each setting
     for settings in tried:
@@ -229,10 +236,11 @@ def _apply_baseline(
     return Outcome(model, seconds, best[3], stored, best[1], best[0][0], tuple(tried[i] for i in order))
 
 
-def _fishers(losses: ClipLosses) -> list[dict[str, torch.Tensor]]:
+def _fishers(losses: ClipLosses, layers_alone: bool) -> list[dict[str, torch.Tensor]]:
     # a squared mean over a batch shrinks with it, so batches of both sets are alike
     size = min(losses.batch_size, len(losses.forget_pixels))
-    return [fisher(losses, batches) for batches in (losses.forget_batches(), losses.retain_batches(size))]
+    found = [fisher(losses, batches) for batches in (losses.forget_batches(), losses.retain_batches(size))]
+    return [{name: own for name, own in one.items() if not (layers_alone and ".embeddings." in name)} for one in found]
 
 
 def _dampen(

@@ -12,12 +12,11 @@ All methods run on one model, on the same photographs, their hyper-parameters ch
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, Score, collect, load_model, mark_of
-from photo_methods import KEPT, METHODS, SLUG, apply, settings_of
+from photo_methods import KEPT, METHODS, SLUG, apply, current, settings_of
 from photo_report import write_tables
 from tables import Runs, measured
 from train_photo_clip import load_faces, open_objects
@@ -109,13 +108,9 @@ def main() -> None:
             found["tried"] = first[0]["ranked"][:KEPT]
         return task | found
 
-    def write_current(rows: Sequence[dict[str, Any]]) -> None:
-        """Rows of another model, or of settings that have changed since, stay in the file and out of the table."""
-        current = [row for row in rows if (row["weights"], row["settings"]) == (mark, settings_of(row["method"]))]
-        write_tables(current, args.name)
-
     for seed in args.seeds:  # one after the other: the first says what the others try
-        runs.complete(run, [known(t) for t in tasks if t["seed"] == seed], args.workers, after=write_current)
+        own = [known(task) for task in tasks if task["seed"] == seed]
+        runs.complete(run, own, args.workers, after=lambda rows: write_tables(current(rows, mark), args.name))
 
 
 if __name__ == "__main__":

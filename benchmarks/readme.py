@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
-from photo_methods import METHODS, settings_of
+from photo_methods import METHODS, current
 from photo_report import falls, left
 from photo_stacks import FITTED, SEARCHED, summarize
 from tables import Runs, markdown, percents
@@ -22,11 +22,10 @@ README = Path(__file__).parent.parent / "README.md"
 Rows = list[dict[str, Any]]
 
 
-def current(name: str) -> Rows:
-    """The rows of a table of photographs: those of the model that was last run, by the settings of today."""
+def last(name: str) -> Rows:
+    """The rows of a table of photographs: those of the model that was last run."""
     rows = Runs(name, ()).rows
-    rows = [row for row in rows if row["settings"] == settings_of(row["method"])]
-    return [row for row in rows if row["weights"] == rows[-1]["weights"]]
+    return current(rows, rows[-1]["weights"])
 
 
 def line(title: str, rows: Rows) -> list[str]:
@@ -39,7 +38,7 @@ def line(title: str, rows: Rows) -> list[str]:
 def photographs() -> str:
     """SLUG and every other method on Tables 1 and 2; more people, stacks, another checkpoint."""
     lines: list[Sequence[str]] = []
-    rows, other = current("photo_tables"), current("photo_tables_other")
+    rows, other = last("photo_tables"), last("photo_tables_other")
     for kind, concepts in (("five people", PEOPLE), ("seven objects", OBJECTS)):
         for method in METHODS:
             own = [row for row in rows if row["method"] == method and row["concept"] in concepts]

@@ -155,6 +155,16 @@ def test_ssd_dampens_what_matters_more_to_the_concept(processor, limit):
         assert torch.equal(weight[kept], before[name][kept]) and not bool(kept.all() and weight.numel() > 50)
 
 
+def test_ssd_leaves_weights_that_nothing_is_given_for(processor):
+    losses = make_losses(processor)
+    importance = {n: torch.full_like(w, 2.0) for n, w in losses.weights.items() if ".embeddings." not in n}
+    before = snapshot(losses.model)
+    dampen(losses, importance, {n: w / 4 for n, w in importance.items()}, alpha=2.0)
+    for name, weight in losses.weights.items():
+        assert torch.equal(weight, before[name] * (0.25 if name in importance else 1.0))
+    assert 0 < len(importance) < len(losses.weights)
+
+
 def test_a_weight_that_the_concept_does_not_need_is_not_divided_by_zero(processor):
     losses = make_losses(processor)
     nothing = {name: torch.zeros_like(weight) for name, weight in losses.weights.items()}

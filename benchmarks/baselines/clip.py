@@ -42,14 +42,9 @@ class ClipLosses:
         seed: int = 0,
         half: bool = False,
     ):
-        self.model, self.processor, self.prompt, self.batch_size, self.half = (
-            model,
-            processor,
-            prompt,
-            batch_size,
-            half,
-        )
-        self.texts, self.random = retain.texts, random.Random(seed)
+        self.model, self.processor, self.prompt = model, processor, prompt
+        self.batch_size, self.half, self.random = batch_size, half, random.Random(seed)
+        self.texts = retain.texts
         pixels = [processor.image_processor(p.images(), return_tensors="pt")["pixel_values"] for p in (forget, retain)]
         self.forget_pixels, self.retain_pixels = pixels
         # the temperature is no weight of a tower
@@ -213,11 +208,12 @@ def dampen(
 
     Args:
         losses ([`ClipLosses`]): Whose model is changed in place.
-        forget, retain (`Mapping[str, torch.Tensor]`): What [`fisher`] says of the two sets, at the original weights.
+        forget, retain (`Mapping[str, torch.Tensor]`):
+            What [`fisher`] says of the two sets, at the original weights. Weights that it is not given for stay as they are.
         alpha (`float`): Much more: so many times.
         limit (`float`, *optional*, defaults to 1.0): λ.
     """
-    for name, weight in losses.weights.items():
-        chosen = forget[name] > alpha * retain[name]
-        factor = (limit * retain[name] / forget[name].clamp_min(1e-45)).clamp_max(1.0)
+    for name, importance in forget.items():
+        weight, chosen = losses.weights[name], importance > alpha * retain[name]
+        factor = (limit * retain[name] / importance.clamp_min(1e-45)).clamp_max(1.0)
         weight.copy_(torch.where(chosen, weight * factor, weight))
