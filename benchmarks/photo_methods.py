@@ -18,6 +18,7 @@ from transformers import CLIPModel
 
 from hf_slug import UnlearningPatch, unlearn
 from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk, seen_beside
+from hf_slug.evaluation.risk import AIM
 from hf_slug.inputs import embed_images
 from hf_slug.losses import normalize
 
@@ -56,8 +57,10 @@ _RULE = "accuracy in points, then what has moved least"  # a row that another ru
 
 def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
-    told = [RISK, SLUG[method]] if method in SLUG else [RISK, PATIENCE, KEPT, "half precision", GRIDS[method]]
-    return mark([_RULE, *told])
+    if method in SLUG:
+        own = SLUG[method]
+        return mark([_RULE, RISK, own, *([f"then {AIM} of it"] if own.get("risk", RISK) < 1 else [])])
+    return mark([_RULE, RISK, PATIENCE, KEPT, "half precision", GRIDS[method]])
 
 
 def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from photo_data import EVERYONE, OBJECTS, PEOPLE
 from photo_methods import GRIDS, KEPT, METHODS, PATIENCE, RISK
 from tables import RESULTS, by_concept, interval, markdown, percent, percents, shares, write
 
+from hf_slug.evaluation.risk import AIM
+
 
 KINDS = {
     "people": ("Five people (the paper's Table 1)", PEOPLE),
@@ -153,8 +155,9 @@ def write_tables(rows: Rows, name: str) -> None:
         f"Of every grid the setting and step are taken, per concept and seed, that forget on validation (FA@5 = 0), of those the ones by whose "
         f"margins at most {RISK:.0%} of further photographs are recognised, and of those what keeps most there (accuracy in whole points, "
         f"then what moves least what photographs are taken for, by KL); where none forgets, the lowest FA@5 (to a twentieth), then what keeps "
-        f"most. SLUG searches layer and step by the same rule. (The risk of the others also goes by photographs that they were trained on, in "
-        f"their favour.) A concept's first seed tries the whole grid, its others the {KEPT} settings that did best there, each with its own "
+        f"most. SLUG searches layer and step by the same rule, and of the chosen layer takes a larger step at {AIM:g} of that risk where it keeps "
+        f"as much to half a point; the others hardly ever leave what that would mend. (Their risk also goes by photographs that they were trained "
+        f"on, in their favour.) A concept's first seed tries the whole grid, its others the {KEPT} settings that did best there, each with its own "
         f"steps; SLUG searches every seed anew. Grids: {grids}; a setting is left after {PATIENCE} looks that forget and keep no more. The "
         f"ratio was settled on a person and an object that the defaults were settled on.",
         "AdamW, batches of 64 of the concept and of one photograph of every other name (GAFT and SalUn: `ratio` of these for each of those), "

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from .composition import stacked
 from .evaluation import ZeroShotEvaluator, estimate_risk
+from .evaluation.risk import AIM
 from .hosts import set_unlearning
 from .inputs import embed_images
 from .patch import UnlearningPatch
@@ -19,10 +20,7 @@ logger = logging.get_logger(__name__)
 
 _MOST, _HALVINGS = 2.0, 7  # a weight is known to 1/64
 _ROUNDS, _STILL = 6, 0.05  # a round that moves none further is the last
-# In a stack of five at the allowed risk each, every fourth photograph may be somebody's who comes back. So a tenth of it is aimed at where a
-# weight can reach that, and what is at a fifth of this in turn is lowered, as more costs what is kept: settled on stacks of five people whom
-# no table of stacks reports.
-_AIM, _SPARE = 0.1, 0.02
+_SPARE = 0.02  # what is at less of the allowed risk is lowered, as more costs what is kept: settled on stacks that no table reports
 _ENOUGH = 5  # images of a concept
 
 
@@ -101,10 +99,10 @@ def fit_weights(
             """The smallest weight of one patch, the others as they are, that its aim takes."""
             now = weights[name]
             found = risk_at(name, now)
-            if _SPARE * risk <= found <= _AIM * risk:
+            if _SPARE * risk <= found <= AIM * risk:
                 return now
             tried = {now: found, _MOST: risk_at(name, _MOST)}
-            allowed = _SPARE * risk if found < _SPARE * risk else _AIM * risk
+            allowed = _SPARE * risk if found < _SPARE * risk else AIM * risk
             if min(tried.values()) > allowed:  # out of reach
                 if found <= risk:
                     return now

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.utils import logging
 
 from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
+from .evaluation.risk import AIM
 from .processes import ALONE, Processes
 from .replay import changed_weights
 from .steps import Measure, Trial, new_weights, search_layer
@@ -23,6 +24,8 @@ _HOPELESS = 6.0
 _FEW = 5
 # A host's search ends where a layer forgets and none of these falls by more than that; else it goes on to the next fronts.
 _KEPT, _SPARE = ("ta", "ira", "cra"), 0.01
+# A larger step of the chosen layer may cost so much of the retained accuracy, which is less than one of a name's few images.
+_HARDLY = 0.005
 
 
 @dataclass
@@ -82,7 +85,8 @@ def search(
 
     Within a layer the smallest forgetting step is taken; among layers the best retained accuracy, and where that is equal (zero-shot:
     in whole points) the one that moves least what retain images are taken for, then the smallest change relative to the weight, then the
-    lowest risk. Layers whose risk rests on hardly any images come last. Where no layer brings the risk down, the target alone decides.
+    lowest risk. Layers whose risk rests on hardly any images come last. Where no layer brings the risk down, the target alone decides. Of the
+    chosen layer a larger step at a tenth of the risk is taken, where there is one that keeps as much to half a point.
 
     Args:
         model (`nn.Module`): The CLIPModel, or a host's encoder; unchanged by this.
@@ -91,7 +95,7 @@ def search(
         evaluator ([`Evaluator`]):
             Anything with `primary_metric` and `greater_is_better`. One that has `prepare`, as [`ZeroShotEvaluator`] has, runs
             only what lies above the changed layer, and the retained accuracy once a layer.
-        steps (`int`, *optional*, defaults to 10): Trials per layer.
+        steps (`int`, *optional*, defaults to 10): Trials per layer; of the chosen one as many again.
         target (`float`, *optional*):
             Forgotten means a primary metric at or below this, or at or above where greater is better. Defaults to 0 and 1.
         trajectory (`str`, *optional*, defaults to `"best"`):
@@ -102,7 +106,8 @@ def search(
             More layers, best first, searched one by one while none has forgotten the concept and kept the rest; with a
             [`BehaviourEvaluator`] only. An iterator may add a layer's directions just before it yields the layer.
         risk (`float`, *optional*, defaults to 0.05):
-            Forgotten also means a `risk`, with an evaluator that estimates it, at or below this (or the target, if that allows more).
+            Forgotten also means a `risk`, with an evaluator that estimates it, at or below this (or the target, if that allows more). 1
+            leaves it out.
         early_stopping (`bool`, *optional*, defaults to `False`):
             End at the first layer that forgets the concept and keeps the rest, with a [`BehaviourEvaluator`].
         processes ([`Processes`], *optional*):
@@ -172,6 +177,31 @@ def search(
         wanted = {name: untouched[name] - _SPARE for name in _KEPT if name in untouched}
         return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
 
+    def make_safer(prepared: PreparedZeroShot, trial: Trial) -> Trial:
+        """
+        Holds the layer of a trial to a far lower risk, if a larger step of it brings it there and hardly keeps less.
+
+        Returns:
+            `Trial`: That step, the smallest there is (and smaller ones don't count as forgetting any more); else the same.
+        """
+        layer, least = trial.layer, AIM * allowed
+        if not trial.forgotten or trial.metrics["risk"] <= least:
+            return trial
+
+        def is_safe(metrics: dict[str, Any]) -> bool:
+            return is_reached(metrics) and metrics["risk"] <= least
+
+        weights, measure = layer_weights(model, layer), prepared.probe(layer)
+        found = search_layer(layer, weights, directions, measure, is_safe, steps, known=trial.step_size)
+        safe = min((t for t in found if t.forgotten), key=lambda t: t.step_size, default=trial)
+        measure_retained(prepared, [safe])
+        accepted = safe is not trial and safe.metrics["ta"] >= trial.metrics["ta"] - _HARDLY
+        tried.extend(found)
+        for each in tried:
+            if each.layer == layer:
+                each.forgotten = (is_safe if accepted else is_forgotten)(each.metrics)
+        return safe if accepted else trial
+
     shared = behaviour is None or (left is None and not early_stopping)
     if isinstance(prepared, PreparedZeroShot):
         prepared.expect([layer for _, layer in processes.mine(layers)])
@@ -230,6 +260,8 @@ def search(
 
     chosen = min(pool, key=preference)
     tried = [trial for trials in by_layer for trial in trials]
+    if isinstance(prepared, PreparedZeroShot) and risk < 1:
+        chosen = make_safer(prepared, chosen)
     if prepared is not None and trajectory != "best":
         measure_retained(prepared, [t for t in tried if trajectory == "all" or t.layer == chosen.layer])
     return Search(tried, chosen, bool(forgetting), was_known=before is not None and not is_reached(before))

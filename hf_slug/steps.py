@@ -68,9 +68,10 @@ def search_layer(
     steps: int = 10,
     tolerance: float = 0.34,
     hopeless: float = math.inf,
+    known: float = 0.0,
 ) -> list[Trial]:
     """
-    Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
+    Looks for the smallest step of one layer that forgets: doubles from λ₀ (or from what is known) until it does, then bisects.
 
     Args:
         layer (`Layer`): The layer.
@@ -85,13 +86,14 @@ def search_layer(
             validation sample: where its last image is forgotten, an unseen one often is not yet.
         hopeless (`float`, *optional*, defaults to infinity):
             A relative change by which there must have been some effect, for the step to be doubled any further.
+        known (`float`, *optional*, defaults to 0.0): A step that is known not to be enough.
 
     Returns:
         `list[Trial]`: In the order tried.
     """
     trials: list[Trial] = []
-    first = step = initial_step(weights, directions)
-    low, high = 0.0, math.inf
+    first = initial_step(weights, directions)
+    step, low, high = 2 * known or first, known, math.inf
     for _ in range(steps):
         changed = new_weights(weights, directions, step)
         if not all(bool(torch.isfinite(weight).all()) for weight in changed.values()):

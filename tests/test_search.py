@@ -5,7 +5,7 @@ from conftest import assert_same, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_slug.evaluation import BehaviourEvaluator, Evaluator
+from hf_slug.evaluation import BehaviourEvaluator, Evaluator, PreparedZeroShot
 from hf_slug.search import search
 from hf_slug.steps import initial_step, new_weights, search_layer
 from hf_slug.towers import candidate_layers
@@ -167,6 +167,56 @@ def test_among_layers_that_keep_as_much_the_one_that_moves_least_wins(tiny, kept
             return {"fa1": 0.0, "ta": kept[own]} | ({} if moved[own] is None else {"kl": moved[own]})
 
     assert search(tiny, layers, directions_of(tiny, layers), Judge(), steps=3).chosen.layer.name == wanted
+
+
+class Margins(PreparedZeroShot):
+    """Stands for zero-shot images: how far a layer has moved says how safely the concept is forgotten and what is kept."""
+
+    primary_metric, greater_is_better = "fa5", False
+
+    def __init__(self, model, risk, ta):
+        self.model, self.risk, self.ta = model, risk, ta
+
+    def prepare(self, model):
+        return self
+
+    def expect(self, layers):
+        pass
+
+    def _moved(self, layer, weights):
+        (name,) = layer.modules
+        weight = self.model.get_submodule(name).weight.detach()
+        return float((weights[name] - weight).norm() / weight.norm())
+
+    def probe(self, layer):
+        return lambda weights: {"fa5": 0.0, "risk": self.risk(self._moved(layer, weights)), "risk_n": 9}
+
+    def retained(self, changes):
+        return [{"ta": self.ta(self._moved(*change))} for change in changes]
+
+
+def falling(moved):
+    return 0.02 / max(moved, 0.01)  # at most 5 % from 0.4 of the norm on, a tenth of that from 4
+
+
+@pytest.mark.parametrize(
+    "risk, ta, allowed, wanted",
+    [
+        (falling, lambda moved: 0.9, 0.05, (4, 6.1)),  # safer at no cost
+        (falling, lambda moved: 0.9 if moved < 2 else 0.896, 0.05, (4, 6.1)),  # at hardly any
+        (falling, lambda moved: 0.9 if moved < 2 else 0.89, 0.05, (0.4, 0.61)),  # too dear
+        (lambda moved: max(falling(moved), 0.01), lambda moved: 0.9, 0.05, (0.4, 0.61)),  # out of reach
+        (lambda moved: 0.001, lambda moved: 0.9, 0.05, (0, 0.1)),  # as safe already
+        (falling, lambda moved: 0.9, 1.0, (0, 0.1)),  # nobody asks for the risk
+    ],
+)
+def test_of_the_chosen_layer_a_safer_step_is_taken_where_it_costs_nothing(tiny, risk, ta, allowed, wanted):
+    layers = [layer for layer in candidate_layers(tiny) if layer.name == "text_projection"]
+    before = snapshot(tiny)
+    found = search(tiny, layers, directions_of(tiny, layers), Margins(tiny, risk, ta), risk=allowed)
+    assert found.succeeded and wanted[0] <= found.chosen.relative_change <= wanted[1]
+    assert found.chosen.step_size == min(trial.step_size for trial in found.trials if trial.forgotten)
+    assert_same(tiny, before)
 
 
 def test_a_target_that_is_reached_without_a_change_is_said(tiny):

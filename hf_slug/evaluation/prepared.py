@@ -31,6 +31,7 @@ class PreparedZeroShot:
         self.classes = evaluator.embed_names(model)
         self.near = evaluator.neighbors(self.classes)
         self._images: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None  # the retain images, as the original vision tower sees them
         self._recorder = self._record(())
 
     def expect(self, layers: Sequence[Layer]) -> None:
@@ -130,7 +131,9 @@ class PreparedZeroShot:
         changed: dict[int, list[torch.Tensor]] = {i: [] for i in seeing}
         # many steps of one layer share its recording
         layers = list(dict.fromkeys(changes[i][0] for i in seeing))
-        for _, batch in image_batches(model, evaluator.processor, pairs, evaluator.batch_size, description):
+        known = self._kept if pairs is evaluator.retain and not layers else None
+        batches = image_batches(model, evaluator.processor, pairs, evaluator.batch_size, description)
+        for _, batch in batches if known is None else ():
             if layers:
                 embeddings, recordings = record_below(model, layers, batch)
             else:
@@ -141,7 +144,9 @@ class PreparedZeroShot:
                 layer, weights = changes[i]
                 with changed_weights(model, layer, weights):
                     changed[i].append(run_above(model, layer, recordings[layers.index(layer)]))
-        images = torch.cat(original)
+        images = torch.cat(original) if known is None else known
+        if pairs is evaluator.retain:
+            self._kept = images
         result = [(images, self.classes)]
         for i, (layer, weights) in enumerate(changes):
             if layer.tower == "vision":
