@@ -69,6 +69,8 @@ class Trial:
             self.model, candidates, directions, self._evaluator(variant), steps=variant.steps, risk=variant.risk
         )
         chosen = most_accurate(found) if variant.by_accuracy else found.chosen
+        if variant.smallest:
+            chosen = smallest(found, variant.risk)
         layer = chosen.layer
         changed = new_weights(layer_weights(self.model, layer), directions, chosen.step_size)
         with changed_weights(self.model, layer, changed):
@@ -164,6 +166,13 @@ def most_accurate(found: Search) -> Step:
     measured = [trial for trial in found.trials if "ta" in trial.metrics]
     pool = [trial for trial in measured if trial.forgotten] or [found.chosen]
     return min(pool, key=lambda trial: (-trial.metrics["ta"], trial.relative_change))
+
+
+def smallest(found: Search, risk: float) -> Step:
+    """Of the chosen layer the smallest step that forgets at a risk, where a larger one was taken to be safer."""
+    own = [trial for trial in found.trials if trial.layer == found.chosen.layer]
+    done = [t for t in own if t.metrics["fa5"] == 0 and t.metrics["risk"] <= risk]
+    return min(done or [found.chosen], key=lambda trial: trial.step_size)
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:

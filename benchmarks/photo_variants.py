@@ -21,6 +21,7 @@ class Variant:
         tower, granularity, steps, rank, risk: As in [`unlearn`].
         seen (`bool`): Whether the risk goes by the gradient's photographs, too.
         validation (`int`, *optional*): Photographs of the concept to validate on. Defaults to all.
+        smallest (`bool`): Whether the chosen layer's smallest forgetting step is taken.
         by_accuracy (`bool`): Whether retained accuracy alone, to the last digit, decides among layers, as in the paper.
     """
 
@@ -37,6 +38,7 @@ class Variant:
     risk: float = 0.05
     seen: bool = True
     validation: int | None = None
+    smallest: bool = False
     by_accuracy: bool = False
 
 
@@ -66,6 +68,7 @@ GROUPS: dict[str, tuple[Variant, ...]] = {
         Variant("0.2", risk=0.2),
         Variant("0.01", risk=0.01),
         Variant("0.05, without the gradient's photographs", seen=False),
+        Variant("0.05, the smallest step at that", smallest=True),
     ),
     "Photographs to validate on": (Variant("one", validation=1),),
     "Rank": tuple(Variant(str(r), rank=r) for r in (1, 2, 4, 8)),
@@ -99,7 +102,8 @@ WHY = {
     "Steps K": "Ten. Bisection ends at a third of the step, so more are hardly ever taken.",
     "Risk": (
         "At most 5 %, by validation and the gradient's photographs. A step that just satisfies two photographs does not satisfy a third; for layers of "
-        "the text tower the gradient's photographs say as much of the concept as any, and without them two are too few for an estimate."
+        "the text tower the gradient's photographs say as much of the concept as any, and without them two are too few for an estimate. Where a larger step of the same layer brings it to a tenth at hardly any cost, that is taken: held to a tenth "
+        "outright, some layers that keep all would be passed over for others that don't."
     ),
     "Photographs to validate on": "All there are; with the gradient's photographs beside them even one does.",
     "Rank": "Dense by default, as the paper's; the step lies in a few directions, so low ranks store less at no loss.",

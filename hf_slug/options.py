@@ -67,7 +67,7 @@ def add_unlearn(commands: Any, run: Callable[[argparse.Namespace], int]) -> None
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="of further images that may be recognised (default: 0.05)",
+        help="of further images that may be recognised; a tenth of it is aimed at where that costs nothing (default: 0.05)",
     )
     add("--steps", type=int, default=10, metavar="K", help="trials per layer")
     add("--fa-at", type=int, choices=(1, 5), help="target FA@1 or FA@5; default: 5, or 1 under 50 names")

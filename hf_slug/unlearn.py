@@ -149,8 +149,9 @@ def unlearn(
         target (`float`, *optional*): Forgotten means FA at or below this. Defaults to 0.
         risk (`float`, *optional*, defaults to 0.05):
             Zero-shot, forgotten also means that of further images of the concept no more than this share would be recognised, as
-            estimated from how narrowly those at hand are not ([`~hf_slug.evaluation.estimate_risk`]); 1 leaves it out, as the paper does.
-        steps (`int`, *optional*, defaults to 10): Trials per layer.
+            estimated from how narrowly those at hand are not ([`~hf_slug.evaluation.estimate_risk`]); of the chosen layer a larger step at a
+            tenth of it is taken, if there is one that keeps as much to half a point. 1 leaves the risk out, as the paper does.
+        steps (`int`, *optional*, defaults to 10): Trials per layer; of the chosen one as many again for a lower risk.
         front_only (`bool`, *optional*, defaults to `False`): Search the first front only, even if it has under 5 layers.
         early_stopping (`bool`, *optional*, defaults to `False`):
             Go by a host's behaviour only until a layer forgets the concept and keeps the rest within a point; each look is dear there. The
