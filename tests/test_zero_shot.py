@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import NAMES, assert_same, noise_pairs, snapshot
 
+from hf_slug import evaluation
 from hf_slug.errors import UnknownNameError
 from hf_slug.evaluation import ZeroShotEvaluator
 from hf_slug.steps import new_weights
@@ -104,6 +105,27 @@ def test_the_prepared_evaluator_gives_the_same_numbers_as_a_full_one(tiny, proce
         assert moved == pytest.approx(plain, rel=1e-4, abs=1e-9) and plain > 0
         assert second == pytest.approx(probed | retained)
         assert picture["names"][0] == "three" and len(picture["after"]) == len(picture["names"]) == 5
+
+
+def test_retain_images_are_embedded_once_for_all_layers_of_the_text_tower(tiny, processor, monkeypatch):
+    prepared, seen = evaluator_for(processor).prepare(tiny), []
+    batches = evaluation.prepared.image_batches
+
+    def count(*args, **kwargs):
+        for start, batch in batches(*args, **kwargs):
+            seen.append(len(batch["pixel_values"]))
+            yield start, batch
+
+    monkeypatch.setattr(evaluation.prepared, "image_batches", count)
+    for tower, passes in (("text", 1), ("text", 1), ("vision", 2), ("text", 2)):
+        layer = candidate_layers(tiny, tower)[-1]
+        weights = {name: 2 * weight for name, weight in layer_weights(tiny, layer).items()}
+        found = prepared.retained([(layer, weights)])[0]
+        assert sum(seen) == passes * prepared.evaluator.n_retain
+        fresh = evaluator_for(processor).prepare(tiny)
+        seen_before = list(seen)
+        assert found == pytest.approx(fresh.retained([(layer, weights)])[0])
+        seen[:] = seen_before
 
 
 def test_which_fa_counts_depends_on_how_many_names_there_are(processor):
