@@ -8,6 +8,7 @@ from typing import Any
 from photo_data import EVERYONE, OBJECTS, PEOPLE
 from photo_methods import GRIDS, KEPT, METHODS, PATIENCE, RISK
 from tables import RESULTS, by_concept, interval, markdown, percent, percents, shares, write
+from train_photo_clip import NAMES
 
 from hf_slug.evaluation.risk import AIM
 
@@ -19,6 +20,11 @@ KINDS = {
 }
 MEASURES = ("fa1", "fa5", "objects", "people", "near")
 Rows = Sequence[dict[str, Any]]
+SSD = (
+    "Why SSD keeps as much as SLUG of some concepts: each of the fifty names is one token, so the text tower's table of tokens has a row that no other "
+    "name reads, and SSD takes that row to nothing. No layer need change then, but a word in other spelling, or one that shares its tokens, has no such "
+    "row. SLUG never changes embeddings; *SSD, layers alone* is not given them either, and where the row is not enough SSD itself fares like it."
+)
 
 
 def falls(rows: Rows, key: str) -> list[float]:
@@ -92,6 +98,12 @@ def compare(rows: Rows) -> str:
         parts = [f"{kind} in {', '.join(own)}" for kind, own in said.items() if own and kind != "no difference shown"]
         if said["no difference shown"]:
             parts.append(f"no difference shown in {', '.join(said['no difference shown'])}")
+        if not said["worse"]:  # means hide that: what it costs varies much, or is as little
+            own = [row for row in rows if row["method"] == method]
+            each = zip(_concepts(own), falls(own, "objects"), falls(own, "people"), strict=True)
+            parts.append(
+                f"its falls by concept: {', '.join(f'{c} {percent(o, 1)} and {percent(p, 1)}' for c, o, p in each)}"
+            )
         sentences.append(f"- {method}: {'; '.join(parts)}.")
     head = "Beside SLUG, by the 95 % interval of the difference over concepts (of a single one any difference counts):"
     return "\n".join([head, "", *sentences])
@@ -123,7 +135,8 @@ def draw(rows: Rows, name: str) -> None:
 
 
 def write_tables(rows: Rows, name: str) -> None:
-    """Writes every table there are rows for."""
+    """Writes every table there are rows for; in whatever order they were done, concepts and seeds are compared with the same."""
+    rows = sorted(rows, key=lambda row: (NAMES.index(row["concept"]), row["seed"]))
     parts = ["# Forgetting people and objects of a CLIP on photographs"]
     for kind, (title, concepts) in KINDS.items():
         own = [row for row in rows if row["concept"] in concepts]
@@ -145,6 +158,8 @@ def write_tables(rows: Rows, name: str) -> None:
         ]
         if kind != "everyone" and len({row["method"] for row in own}) > 1:
             parts.append(compare(own))
+            if any(row["method"] == "SSD" for row in own):
+                parts.append(SSD)
     draw(rows, name)
     parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
     grids = "; ".join(

@@ -165,6 +165,26 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     assert f" {tables.percents([fall])} " in next(line for line in text.splitlines() if line.startswith("| GA |"))
 
 
+def test_rows_are_compared_with_those_of_the_same_concept(tmp_path):
+    rows = []
+    for place, concept in enumerate(photo_data.PEOPLE):
+        for seed in (0, 1):
+            kept = {"people": 0.9 - 0.1 * place, "objects": 0.7}  # differs much by concept
+            common = {"concept": concept, "seed": seed, "before": {"fa1": 1.0, "fa5": 1.0, "near": 1.0} | kept}
+            common |= {"struck": common["before"], "n_forget": 2, "n_retain": 9, "seconds": 1.0, "one_run": 1.0}
+            common |= {"peak_bytes": 1, "stored_bytes": 1, "forgotten_on_validation": True, "chosen": f"layer {seed}"}
+            for method, fall in (("SLUG", 0.1 * place), ("GA", 0.1 * place + 0.01 * (1 + place % 2))):
+                after = {"fa1": 0.0, "fa5": 0.1 * seed, "near": 1.0, "objects": 0.7, "people": kept["people"] - fall}
+                rows.append({**common, "method": method, "after": after})
+    written = []
+    for order in (rows, rows[::-1], rows[::2] + rows[1::2][::-1]):
+        photo_report.write_tables(order, "photo_tables")
+        written.append((tmp_path / "results" / "photo_tables.md").read_text())
+    assert len(set(written)) == 1
+    assert "- GA: worse in fall of people (21.40 against 20.00);" in written[0]  # by 1 or 2 points each, among 0 to 40
+    assert "| 0.0 10.0 |" in written[0]  # by seed
+
+
 @pytest.mark.parametrize(
     "looks, best, taken",
     [
