@@ -51,7 +51,8 @@ def photographs() -> str:
         ("people", [row for row in other if row["concept"] not in OBJECTS]),
         ("objects", [row for row in other if row["concept"] in OBJECTS]),
     ):
-        lines.append(line(f"{len({row['concept'] for row in own})} {kind} of another checkpoint: SLUG", own))
+        if own:
+            lines.append(line(f"{len({row['concept'] for row in own})} {kind} of another checkpoint: SLUG", own))
     stacks = [row for row in Runs("photo_stacks", ()).rows if row["count"] == len(STACKED)]
     for weights in (SEARCHED, FITTED):
         fa1, fa5, _, people, objects = summarize([row for row in stacks if row["weights"] == weights])
