@@ -79,6 +79,11 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
     return [found[[name == person for name in shown.names]].mean(0).tolist() for person in people]
 
 
+def mark_of_stacks(weights: str) -> str:
+    """A mark of a model's weights and of how its patches are made: rows of another are not one table's."""
+    return f"{weights}-{settings_of('SLUG')}"
+
+
 def summarize(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What one stack's runs leave (FA@1, FA@5, the worst person's FA@5) and cost (people, objects)."""
     fa = [[fmean(row["fa"][concept][i] for row in rows) for concept in rows[0]["fa"]] for i in (0, 1)]
@@ -150,7 +155,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     args = parser.parse_args()
     load_model(args.model)
-    mark = f"{mark_of(args.model)}-{settings_of('SLUG')}"
+    mark = mark_of_stacks(mark_of(args.model))
     for seed in args.seeds:  # before several processes want the same
         for concept in STACKED:
             find_patch({"concept": concept, "seed": seed, "model": args.model})

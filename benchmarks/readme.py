@@ -14,7 +14,7 @@ from typing import Any
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, current
 from photo_report import falls, left
-from photo_stacks import FITTED, SEARCHED, summarize
+from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
 from tables import Runs, markdown, percents
 
 
@@ -53,19 +53,18 @@ def photographs() -> str:
     ):
         if own:
             lines.append(line(f"{len({row['concept'] for row in own})} {kind} of another checkpoint: SLUG", own))
-    stacks = [row for row in Runs("photo_stacks", ()).rows if row["count"] == len(STACKED)]
-    for weights in (SEARCHED, FITTED):
+    mark = mark_of_stacks(rows[-1]["weights"])
+    stacks = [row for row in Runs("photo_stacks", ()).rows if (row["count"], row["mark"]) == (len(STACKED), mark)]
+    for weights in (SEARCHED, FITTED) if stacks else ():
         fa1, fa5, _, people, objects = summarize([row for row in stacks if row["weights"] == weights])
         lines.append([f"{len(STACKED)} people at once, weights {weights}: SLUG", fa1, fa5, objects, people, ""])
     whole = [row for row in rows if not row.get("tried")]
     seconds = {
         method: fmean(own) for method in METHODS if (own := [r["seconds"] for r in whole if r["method"] == method])
     }
-    trained = {row["mark"].split("-")[0] for row in stacks} - {rows[-1]["weights"]}
-    apart = " The stacks are of another training of the same CLIP." if trained else ""
     costs = ", ".join(f"{method} {value:.0f}" for method, value in seconds.items())
     header = ["", "FA@1 ↓", "FA@5 ↓", "fall of objects", "fall of other people", "forgotten on validation"]
-    return f"{markdown(header, lines)}\n\nProcessor seconds of a run, with all that is tried: {costs}.{apart}"
+    return f"{markdown(header, lines)}\n\nProcessor seconds of a run, with all that is tried: {costs}."
 
 
 BLOCKS = {"photographs": photographs}
