@@ -134,11 +134,15 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     means = {kind: torch.tensor([row["cosines"] for row in some]).mean(0) for kind, some in own.items() if some}
     shown = {"before": next(iter(means.values()))[0]}
     shown |= {f"{count} patches, {kind}": pair[1] for kind, pair in means.items()}
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 4), layout="constrained")
     for axis, (title, matrix) in zip(axes, shown.items()):
         picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="coolwarm")
         axis.set(title=title, xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
-        axis.set_xticklabels(STACKED[:count], rotation=45), axis.set_yticklabels(STACKED[:count])
+        (
+            axis.set_title(title, pad=8),
+            axis.set_xticklabels(STACKED[:count], rotation=45),
+            axis.set_yticklabels(STACKED[:count]),
+        )
         for i in range(count):
             for j in range(count):
                 axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="black", fontsize=7)
