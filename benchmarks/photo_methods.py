@@ -31,9 +31,10 @@ GRIDS: dict[str, dict[str, tuple]] = {
     "GA": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "steps": (24,), "every": (2,)},
     "GAFT": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "ratio": (2,), "steps": (20,), "every": (4,)},
     "SalUn": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "ratio": (2,), "steps": (20,), "every": (4,)},
-    "SSD": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
-    # without the embeddings: a name that is one token has a row of their table for itself
-    "SSD, layers alone": {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)},
+    # the second without the embeddings: a name that is one token has a row of their table for itself
+    **dict.fromkeys(
+        ("SSD", "SSD, layers alone"), {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "limit": (0.1, 1.0, 10.0)}
+    ),
 }
 PATIENCE = 3  # looks at a setting that forgets, and at none of which more is kept, until the next setting's turn
 _BATCH = 100  # photographs embedded at once while something is chosen
@@ -198,7 +199,7 @@ def _apply_baseline(
     tried: Sequence[dict[str, Any]],
 ) -> Outcome:
     look = _Validation(processor, photographs, model)
-    original = copy.deepcopy(model.state_dict())
+    original, dampens = copy.deepcopy(model.state_dict()), method not in TRAINERS
     best: tuple[tuple, str, dict[str, torch.Tensor], float] | None = None
     started = time.process_time()
     losses = ClipLosses(
@@ -207,11 +208,11 @@ def _apply_baseline(
         photographs.parts["forget"],
         photographs.parts["retain"],
         TEMPLATE.format(photographs.concept),
-        batch_size=len(NAMES) - 1 if method.startswith("SSD") else 64,
+        batch_size=len(NAMES) - 1 if dampens else 64,
         seed=seed,
         half=True,  # as the photographs' CLIP was trained
     )
-    importance = _fishers(losses, method != "SSD") if method.startswith("SSD") else None
+    importance = _fishers(losses, method != "SSD") if dampens else None
     shared = time.process_time() - started  # what every setting of it needs
     reached: list[tuple] = []  # by each setting
     for settings in tried:
