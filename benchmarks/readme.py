@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """
-Writes into README.md what the benchmarks of the photographs have found, between its marks, from the rows in `benchmarks/results`.
+Writes into README.md what the benchmarks have found, between its marks, from the rows in `benchmarks/results`.
 
     python benchmarks/readme.py
 """
@@ -15,7 +15,15 @@ from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, current
 from photo_report import falls, left
 from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
-from tables import Runs, markdown, percents
+from tables import Runs, markdown, percent, percents
+from zoo_canvas import KINDS, QUALITY, of, quality
+from zoo_canvas import METHODS as ERASERS
+from zoo_concepts import summary
+from zoo_erasers import settings_of
+from zoo_hosts import falls_of_answers, with_untouched
+from zoo_hosts import of as of_host
+
+from hf_slug.zoo.data import kind
 
 
 README = Path(__file__).parent.parent / "README.md"
@@ -67,14 +75,59 @@ def photographs() -> str:
     return f"{markdown(header, lines)}\n\nProcessor seconds of a run, with all that is tried: {costs}."
 
 
-BLOCKS = {"photographs": photographs}
+def hosts() -> str:
+    """Both hosts of the zoo, both objectives, one at a time and stacked: what is forgotten, and how much of the rest falls."""
+    rows, lines = Runs("zoo_hosts", ()).rows, []
+    for objective in ("host", "clip"):
+        pairs = with_untouched(rows, objective)
+        forgotten = [row["ua"] for row, _ in pairs]
+        fall = [[base[key] - row[key] for row, base in pairs] for key in ("ira", "cra")]
+        lines.append([f'Stable Diffusion, {len(pairs)} concepts, `"{objective}"`', *worst(forgotten, min), *fell(*fall)])
+    for objective in ("host", "clip"):
+        own = of_host(rows, "llava", objective)
+        forgotten = [1 - row["after"]["fa1"] for row in own]
+        fall = [falls_of_answers(own), [row["before"]["cra"] - row["after"]["cra"] for row in own]]
+        lines.append([f'LLaVA, {len(own)} digits, `"{objective}"`', *worst(forgotten, min), *fell(*fall)])
+    header = ["host and objective", "forgotten ↑", "worst", "fall of the same kind ↓", "worst", "of the other kind ↓", "worst"]
+    return markdown(header, lines)
+
+
+def worst(values: Sequence[float], pick: Any) -> list[str]:
+    return [percent(fmean(values)), percent(pick(values))]
+
+
+def fell(*columns: Sequence[float]) -> list[str]:
+    return [cell for column in columns for cell in worst(column, max)]
+
+
+def concepts() -> str:
+    """Each concept of the zoo's CLIP, several seeds."""
+    return summary([row for row in Runs("zoo_concepts", ()).rows if row["direction"] == "whitened"])
+
+
+def canvas() -> str:
+    """SLUG and the erasers of Stable Diffusion: quality, processor seconds and bytes."""
+    rows = [row for row in Runs("zoo_canvas", ()).rows if row["settings"] == settings_of(row["method"])]
+    lines = []
+    for title, own_kind in KINDS.items():
+        for method in ERASERS[1:]:
+            own = [row for row in of(rows, method) if kind(row["concept"]) == own_kind]
+            cells = [percents([row[key] for row in own]) for key in QUALITY] + [percents([quality(row) for row in own])]
+            costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all", "stored_bytes")]
+            name = "**SLUG**" if method == "SLUG" else method
+            seconds = [f"{value:.1f}" for value in costs[:2]]
+            lines.append([f"{title.lower()}: {name}", *cells, *seconds, f"{costs[2] / 1e3:,.1f}"])
+    return markdown(["", "UA ↑", "IRA ↑", "CRA ↑", "mean ↑", "s, once", "s, with search", "kB stored"], lines)
+
+
+BLOCKS = {"hosts": hosts, "canvas": canvas, "photographs": photographs}
 
 
 def fill(text: str) -> str:
     """Puts every block between its marks."""
     for name, block in BLOCKS.items():
         mark = f"<!-- {name}: by benchmarks/readme.py -->"
-        whole = re.compile(rf"{re.escape(mark)}\n.*?\n<!-- end of {name} -->", re.DOTALL)
+        whole = re.compile(rf"{re.escape(mark)}\n(.*?\n)?<!-- end of {name} -->", re.DOTALL)
         if not whole.search(text):
             raise ValueError(
                 f"README.md has no block that begins with {mark!r} and ends with '<!-- end of {name} -->'."

@@ -12,68 +12,66 @@ that neither the models nor a search have seen.
 """
 
 import argparse
-import json
-import multiprocessing
 import shutil
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-import torch
-from tqdm.auto import tqdm
+from tables import Runs, markdown, percent, write
 from zoo_pictures import SEED, judge, make, score
 
-from hf_slug import zoo
-from hf_slug.report import describe_software, wilson_interval
+from hf_slug import UnlearningResult, zoo
+from hf_slug.report import wilson_interval
 from hf_slug.zoo.data import CONCEPTS, DIGITS
 from hf_slug.zoo.unlearning import answer_evaluator, picture_evaluator
 
 
-RESULTS = Path(__file__).parent / "results"
 PATCHES = Path(".cache/zoo-hosts")
 # The objective that is not the default is measured on fewer pictures: two thousand take a minute and a half.
 PER_CELL = {"host": 20, "clip": 5}
 STACKS = (("seven", "neon", "fire"), ("three", "eight", "ink"), ("zero", "one", "two"), ("chalk", "gold", "pixel"))
-# What is run, in this order, so that a run that is stopped early has the most useful part: the defaults first.
-_HOSTS = {"stable-diffusion": CONCEPTS, "llava": DIGITS}
-PLAN = [(host, objective, c) for objective in ("host", "clip") for host, concepts in _HOSTS.items() for c in concepts]
+HOSTS = {"stable-diffusion": CONCEPTS, "llava": DIGITS}
+KEYS = ("host", "objective", "concept")
+Row = dict[str, Any]
+Rows = Sequence[Row]
 
 
-def run_pictures(objective: str, concept: str) -> dict:
-    quick = picture_evaluator(concept, 10_000, 2, 1)  # the report of the patch itself; the table is measured below
-    result = zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick)
+def unlearn_pictures(objective: str, concept: str) -> UnlearningResult:
+    quick = picture_evaluator(concept, 10_000, 2, 1)  # the report of the patch itself; the tables are measured apart
+    return zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick)
+
+
+def run_pictures(objective: str, concept: str) -> tuple[UnlearningResult, Row]:
+    result = unlearn_pictures(objective, concept)
     pipe = zoo.load_stable_diffusion()
     pipe.load_unlearning(result.patch)
-    return {"result": result, **score(judge(make(pipe, PER_CELL[objective])), (concept,))}
+    return result, score(judge(make(pipe, PER_CELL[objective])), (concept,))
 
 
-def run_answers(objective: str, concept: str) -> dict:
+def run_answers(objective: str, concept: str) -> tuple[UnlearningResult, Row]:
     quick = answer_evaluator(concept, "test", 0, 90)
     result = zoo.unlearn_llava(concept, objective=objective, test_evaluate=quick)
     llava, _ = zoo.load_llava()
     evaluator = answer_evaluator(concept, "test")
     before = evaluator(llava)
     llava.load_unlearning(result.patch)
-    after = evaluator(llava)
-    n = {"n_forget": len(evaluator.forget), "n_retain": len(evaluator.retain)}
-    return {"result": result, "before": before, "after": after, **n}
+    n = {"n_forget": evaluator.n_forget, "n_retain": evaluator.n_retain}
+    return result, {"before": before, "after": evaluator(llava), **n}
 
 
-def run(task: tuple[str, str, str]) -> dict:
-    torch.set_num_threads(1)
-    host, objective, concept = task
+def run(task: Row) -> Row:
+    """One concept of one host with one objective."""
+    host, objective, concept = (task[key] for key in KEYS)
     started = time.perf_counter()
-    row = (run_pictures if host == "stable-diffusion" else run_answers)(objective, concept)
-    result = row.pop("result")
+    result, row = (run_pictures if host == "stable-diffusion" else run_answers)(objective, concept)
     folder = PATCHES / host / objective / concept
     if folder.exists():
         shutil.rmtree(folder)
     result.patch.save_pretrained(folder)
     chosen = result.report["chosen"]
     return {
-        "host": host,
-        "objective": objective,
-        "concept": concept,
         "layer": chosen["layer"],
         "relative_change": chosen["relative_change"],
         "reached": result.report["target"]["reached_on_validation"],
@@ -82,174 +80,145 @@ def run(task: tuple[str, str, str]) -> dict:
     }
 
 
-def run_untouched(_: str) -> dict:
-    torch.set_num_threads(1)
-    judged = judge(make(zoo.load_stable_diffusion(), PER_CELL["host"]))
-    return {"host": "stable-diffusion", "objective": "untouched", "concept": "", "judged": judged}
+def run_untouched(_: Row) -> Row:
+    return {"judged": judge(make(zoo.load_stable_diffusion(), PER_CELL["host"]))}
 
 
-def run_stack(gone: tuple[str, ...]) -> dict:
-    torch.set_num_threads(1)
+def run_stack(task: Row) -> Row:
+    """Several patches of the Stable Diffusion at once."""
+    gone = tuple(task["concept"].split(" + "))
     pipe = zoo.load_stable_diffusion()
     for concept in gone:
         folder = PATCHES / "stable-diffusion" / "host" / concept
         if not folder.is_dir():  # the rows were made elsewhere: the same patch again
-            quick = picture_evaluator(concept, 10_000, 2, 1)
-            zoo.unlearn_stable_diffusion(concept, objective="host", test_evaluate=quick).patch.save_pretrained(folder)
+            unlearn_pictures("host", concept).patch.save_pretrained(folder)
         pipe.load_unlearning(folder, concept)
-    return {
-        "host": "stable-diffusion",
-        "objective": "stack",
-        "concept": " + ".join(gone),
-        **score(judge(make(pipe, PER_CELL["host"])), gone),
-    }
+    return score(judge(make(pipe, PER_CELL["host"])), gone)
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def task(host: str, objective: str, concept: str) -> Row:
+    return dict(zip(KEYS, (host, objective, concept)))
 
 
-def write_table(rows: list[dict]) -> None:
-    lines = ["# The zoo's hosts: every concept, both objectives", ""]
-    lines += [f"`python benchmarks/zoo_hosts.py`, {json.dumps(describe_software())}", ""]
-    untouched = next((row["judged"] for row in rows if row["objective"] == "untouched"), None)
-    pictures = [row for row in rows if row["host"] == "stable-diffusion" and row["objective"] in ("host", "clip")]
-    if untouched and pictures:
-        judged = [(prompt, tuple(seen)) for prompt, seen in untouched]
-        lines += ["## Stable Diffusion", ""]
-        lines += [
-            f'{PER_CELL["host"]} pictures of each of 100 prompts for every patch ({PER_CELL["clip"]} with objective="clip"), ten of them '
-            f"prompts of the concept, seeds from {SEED}; searched on seeds from 0. In percent; higher is better everywhere. `kept` are the other kind's names in the "
-            f"concept's own pictures. The last line of each kind is the worst concept of each column.",
-            "",
+UNTOUCHED = task("stable-diffusion", "untouched", "")
+STACKED = [task("stable-diffusion", "stack", " + ".join(gone)) for gone in STACKS]
+
+
+def singles(objective: str) -> list[Row]:
+    return [task(host, objective, concept) for host, concepts in HOSTS.items() for concept in concepts]
+
+
+def of(rows: Rows, host: str, objective: str) -> list[Row]:
+    """The rows of a host and an objective, in the order of the concepts."""
+    order = [*CONCEPTS, *(stack["concept"] for stack in STACKED)]
+    own = (row for row in rows if (row["host"], row["objective"]) == (host, objective))
+    return sorted(own, key=lambda row: order.index(row["concept"]))
+
+
+def with_untouched(rows: Rows, objective: str) -> list[tuple[Row, Row]]:
+    """Scores of pictures beside those of the untouched pipeline on the same pictures: those of the first seeds of each prompt."""
+    judged = next(row["judged"] for row in rows if row["objective"] == "untouched")
+    same = [(p, tuple(seen)) for i, (p, seen) in enumerate(judged) if i % PER_CELL["host"] < PER_CELL[objective]]
+    return [(row, score(same, (row["concept"],))) for row in of(rows, "stable-diffusion", objective)]
+
+
+def chosen(row: Row) -> list[str]:
+    """Which layer was changed, by how much of its norm, and how long that took."""
+    layer = row["layer"].split("encoder.", 1)[1]
+    return [layer, f"{row['relative_change']:.2f}", str(row["seconds"])]
+
+
+def summed(title: str, pick: Callable[[Iterable[float]], float], columns: Sequence[Sequence[float]]) -> list[str]:
+    return [title, *(percent(pick(column), 1) for column in columns), "", "", ""]
+
+
+def pictures_table(rows: Rows, objective: str) -> list[str]:
+    """Every concept of the Stable Diffusion, the mean and the worst."""
+    pairs = with_untouched(rows, objective)
+    values = [
+        [*(row[key] for key in ("ua", "ira", "cra", "cra_forget")), *(base[key] for key in ("ua", "ira", "cra"))]
+        for row, base in pairs
+    ]
+    lines = [[row["concept"], *(percent(v, 1) for v in own), *chosen(row)] for (row, _), own in zip(pairs, values)]
+    columns = list(zip(*values))
+    lines += [summed("**mean**", fmean, columns), summed("worst", min, columns)]
+    header = ["concept", "UA", "IRA", "CRA", "kept", "untouched UA", "IRA", "CRA", "layer", "change", "s"]
+    n = 10 * PER_CELL[objective] * len(pairs)
+    low, high = wilson_interval(fmean(columns[0]) * n, n)
+    shares = [percent(fmean(columns[i]) / fmean(columns[i + 4]), 1) for i in (1, 2)]
+    return [
+        f'### objective="{objective}" ({len(pairs)} concepts)',
+        markdown(header, lines),
+        f"Mean UA {percent(fmean(columns[0]), 1)} (95 % interval over {n:,} pictures {percent(low, 1)} to {percent(high, 1)}); IRA and CRA "
+        f"are {shares[0]} % and {shares[1]} % of the untouched model's.",
+    ]
+
+
+def answers_table(rows: Rows, objective: str) -> list[str]:
+    """Every digit of the LLaVA, the mean and the worst."""
+    own, keys = of(rows, "llava", objective), ("fa1", "ira", "cra")
+    values = [[row[when][key] for key in keys for when in ("before", "after")] for row in own]
+    lines = [[row["concept"], *(percent(v, 1) for v in found), *chosen(row)] for row, found in zip(own, values)]
+    columns = list(zip(*values))
+    lines.append(summed("**mean**", fmean, columns))
+    worst = [(max if i < 2 else min)(column) for i, column in enumerate(columns)]
+    lines.append(["worst", *(percent(value, 1) for value in worst), "", "", ""])
+    header = ["digit", "right before", "right after", "other digits before", "after", "styles before", "after"]
+    fall = falls_of_answers(own)
+    return [
+        f'### objective="{objective}" ({len(own)} digits)',
+        markdown([*header, "layer", "change", "s"], lines),
+        f"Fall of the other digits: mean {percent(fmean(fall))}, worst {percent(max(fall))} points.",
+    ]
+
+
+def falls_of_answers(rows: Rows) -> list[float]:
+    return [row["before"]["ira"] - row["after"]["ira"] for row in rows]
+
+
+def stacks_table(rows: Rows) -> str:
+    keys = ("ua", "worst_ua", "digits", "styles")
+    lines = [[row["concept"], *(percent(row[key], 1) for key in keys)] for row in rows]
+    return markdown(["concepts", "mean UA", "worst UA", "digits right", "styles right"], lines)
+
+
+def write_table(rows: Rows) -> None:
+    """Writes what there is."""
+    parts = ["# The zoo's hosts: every concept, both objectives"]
+    if objectives := [objective for objective in PER_CELL if of(rows, "stable-diffusion", objective)]:
+        parts += [
+            "## Stable Diffusion",
+            f'{PER_CELL["host"]} pictures of each of 100 prompts for every patch ({PER_CELL["clip"]} with objective="clip"), ten of them prompts '
+            f"of the concept, seeds from {SEED}; searched on seeds from 0. In percent; higher is better everywhere. *Kept* are the other kind's "
+            f"names in the concept's own pictures. The last line of each kind is the worst concept of each column.",
         ]
-        for objective in ("host", "clip"):
-            own = [row for row in pictures if row["objective"] == objective]
-            if not own:
-                continue
-            lines += [f'### objective="{objective}" ({len(own)} concepts)', ""]
-            lines += [
-                "| concept | UA | IRA | CRA | kept | untouched UA | IRA | CRA | layer | change | s |",
-                "|---|" + "---|" * 10,
-            ]
-            tables = []
-            # of the untouched model the same pictures: those of the first seeds of each prompt
-            same = [seen for i, seen in enumerate(judged) if i % PER_CELL["host"] < PER_CELL[objective]]
-            for row in own:
-                base = score(same, (row["concept"],))
-                tables.append((row, base))
-                cells = [percent(row[key]) for key in ("ua", "ira", "cra", "cra_forget")]
-                cells += [percent(base[key]) for key in ("ua", "ira", "cra")]
-                layer = row["layer"].removeprefix("text_model.encoder.")
-                lines.append(
-                    f"| {row['concept']} | {' | '.join(cells)} | {layer} | {row['relative_change']:.2f} | {row['seconds']} |"
-                )
-            for title, pick in (("**mean**", fmean), ("worst", min)):
-                cells = [percent(pick(row[key] for row, _ in tables)) for key in ("ua", "ira", "cra", "cra_forget")]
-                cells += [percent(pick(base[key] for _, base in tables)) for key in ("ua", "ira", "cra")]
-                lines.append(f"| {title} | {' | '.join(cells)} | | | |")
-            share = {
-                key: fmean(r[key] for r, _ in tables) / fmean(b[key] for _, b in tables) for key in ("ira", "cra")
-            }
-            n = 10 * PER_CELL[objective] * len(own)
-            low, high = wilson_interval(round(fmean(row["ua"] for row, _ in tables) * n), n)
-            lines += [
-                "",
-                f"Mean UA {percent(fmean(r['ua'] for r, _ in tables))} (95 % interval over {n:,} pictures {percent(low)} to "
-                f"{percent(high)}); IRA and CRA are {percent(share['ira'])} % and {percent(share['cra'])} % of the untouched model's.",
-                "",
-            ]
-        stacks = [row for row in rows if row["objective"] == "stack"]
-        if stacks:
-            lines += [
-                '### Three patches at once (objective="host")',
-                "",
-                "| concepts | mean UA | worst UA | digits right | styles right |",
-                "|---|---|---|---|---|",
-            ]
-            lines += [
-                f"| {row['concept']} | {percent(row['ua'])} | {percent(row['worst_ua'])} | {percent(row['digits'])} | {percent(row['styles'])} |"
-                for row in stacks
-            ]
-            lines += ["", "Digits and styles over the prompts that show none of the three.", ""]
-    answers = [row for row in rows if row["host"] == "llava"]
-    if answers:
-        lines += ["## LLaVA", ""]
-        lines += [
-            f"One question in a wording that was never trained on about each of {sum(answers[0][n] for n in ('n_forget', 'n_retain')):,} "
-            f"drawings of unseen handwriting, and one about its style. `right` is the share of answers about the forgotten digit "
-            f"that are still right.",
-            "",
+        for objective in objectives:
+            parts += pictures_table(rows, objective)
+    if stacks := of(rows, "stable-diffusion", "stack"):
+        parts += ['### Three patches at once (objective="host")', stacks_table(stacks)]
+        parts.append("Digits and styles over the prompts that show none of the three.")
+    if objectives := [objective for objective in PER_CELL if of(rows, "llava", objective)]:
+        first = of(rows, "llava", objectives[0])[0]
+        parts += [
+            "## LLaVA",
+            f"One question in a wording that was never trained on about each of {first['n_forget'] + first['n_retain']:,} drawings of unseen "
+            f"handwriting, and one about its style. *Right* is the share of answers about the forgotten digit that are still right.",
         ]
-        for objective in ("host", "clip"):
-            own = [row for row in answers if row["objective"] == objective]
-            if not own:
-                continue
-            lines += [f'### objective="{objective}" ({len(own)} digits)', ""]
-            lines += [
-                "| digit | right before | right after | other digits before | after | styles before | after | layer | change | s |",
-                "|---|" + "---|" * 9,
-            ]
-            for row in own:
-                cells = [percent(row[when][key]) for key in ("fa1", "ira", "cra") for when in ("before", "after")]
-                layer = row["layer"].removeprefix("vision_model.encoder.")
-                lines.append(
-                    f"| {row['concept']} | {' | '.join(cells)} | {layer} | {row['relative_change']:.2f} | {row['seconds']} |"
-                )
-            means = [
-                percent(fmean(row[when][key] for row in own))
-                for key in ("fa1", "ira", "cra")
-                for when in ("before", "after")
-            ]
-            worst = [
-                percent((max if key == "fa1" else min)(row[when][key] for row in own))
-                for key in ("fa1", "ira", "cra")
-                for when in ("before", "after")
-            ]
-            lines += [f"| **mean** | {' | '.join(means)} | | | |", f"| worst | {' | '.join(worst)} | | | |"]
-            falls = [row["before"]["ira"] - row["after"]["ira"] for row in own]
-            lines += [
-                "",
-                f"Fall of the other digits: mean {100 * fmean(falls):.2f}, worst {100 * max(falls):.2f} points.",
-                "",
-            ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "zoo_hosts.md").write_text("\n".join(lines), encoding="utf-8")
+        for objective in objectives:
+            parts += answers_table(rows, objective)
+    write("zoo_hosts", parts, note="One thread a run.", rows=rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", choices=("stable-diffusion", "llava"), help="only this one")
+    parser.add_argument("--host", choices=HOSTS, help="only this one")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     args = parser.parse_args()
-    log = RESULTS / "zoo_hosts.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-    def work(pool, function, tasks, is_done) -> None:
-        left = [task for task in tasks if not is_done(task)]
-        for row in tqdm(pool.imap_unordered(function, left), total=len(left), desc=function.__name__):
-            rows.append(row)
-            with log.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            write_table(sorted(rows, key=order))
-
-    def order(row: dict) -> int:
-        key = (row["host"], row["objective"], row["concept"])
-        return PLAN.index(key) if key in PLAN else len(PLAN)
-
-    def has(**wanted) -> bool:
-        return any(all(row[key] == value for key, value in wanted.items()) for row in rows)
-
-    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        tasks = [task for task in PLAN if args.host in (None, task[0])]
-        if args.host != "llava":
-            work(pool, run_untouched, [""], lambda _: has(objective="untouched"))
-        for objective in ("host", "clip"):
-            own = [task for task in tasks if task[1] == objective]
-            work(pool, run, own, lambda t: has(host=t[0], objective=t[1], concept=t[2]))
-            if args.host != "llava" and objective == "host":
-                work(pool, run_stack, STACKS, lambda gone: has(objective="stack", concept=" + ".join(gone)))
-    write_table(sorted(rows, key=order))
+    # in this order, so that a run that is stopped early has the most useful part: the defaults first
+    plan = [(run_untouched, [UNTOUCHED]), (run, singles("host")), (run_stack, STACKED), (run, singles("clip"))]
+    for function, tasks in plan:
+        own = [task for task in tasks if args.host in (None, task["host"])]
+        Runs("zoo_hosts", KEYS).complete(function, own, args.workers, after=write_table)
 
 
 if __name__ == "__main__":
