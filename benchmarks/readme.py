@@ -47,20 +47,20 @@ def photographs() -> str:
     """SLUG and every other method on Tables 1 and 2; more people, stacks, another checkpoint."""
     lines: list[Sequence[str]] = []
     rows, other = last("photo_tables"), last("photo_tables_other")
-    for kind, concepts in (("five people", PEOPLE), ("seven objects", OBJECTS)):
+    for title, concepts in (("five people", PEOPLE), ("seven objects", OBJECTS)):
         for method in METHODS:
             own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
             if own:
-                lines.append(line(f"{kind}: {'**SLUG**' if method == 'SLUG' else method}", own))
+                lines.append(line(f"{title}: {'**SLUG**' if method == 'SLUG' else method}", own))
     more = [row for row in rows if row["method"] == "SLUG" and row["concept"] in EVERYONE]
     if len({row["concept"] for row in more}) > len(PEOPLE):
         lines.append(line(f"{len({row['concept'] for row in more})} people: SLUG", more))
-    for kind, own in (
+    for title, own in (
         ("people", [row for row in other if row["concept"] not in OBJECTS]),
         ("objects", [row for row in other if row["concept"] in OBJECTS]),
     ):
         if own:
-            lines.append(line(f"{len({row['concept'] for row in own})} {kind} of another checkpoint: SLUG", own))
+            lines.append(line(f"{len({row['concept'] for row in own})} {title} of another checkpoint: SLUG", own))
     mark = mark_of_stacks(rows[-1]["weights"])
     stacks = [row for row in Runs("photo_stacks", ()).rows if (row["count"], row["mark"]) == (len(STACKED), mark)]
     for weights in (SEARCHED, FITTED) if stacks else ():
@@ -82,13 +82,23 @@ def hosts() -> str:
         pairs = with_untouched(rows, objective)
         forgotten = [row["ua"] for row, _ in pairs]
         fall = [[base[key] - row[key] for row, base in pairs] for key in ("ira", "cra")]
-        lines.append([f'Stable Diffusion, {len(pairs)} concepts, `"{objective}"`', *worst(forgotten, min), *fell(*fall)])
+        lines.append(
+            [f'Stable Diffusion, {len(pairs)} concepts, `"{objective}"`', *worst(forgotten, min), *fell(*fall)]
+        )
     for objective in ("host", "clip"):
         own = of_host(rows, "llava", objective)
         forgotten = [1 - row["after"]["fa1"] for row in own]
         fall = [falls_of_answers(own), [row["before"]["cra"] - row["after"]["cra"] for row in own]]
         lines.append([f'LLaVA, {len(own)} digits, `"{objective}"`', *worst(forgotten, min), *fell(*fall)])
-    header = ["host and objective", "forgotten ↑", "worst", "fall of the same kind ↓", "worst", "of the other kind ↓", "worst"]
+    header = [
+        "host and objective",
+        "forgotten ↑",
+        "worst",
+        "fall of the same kind ↓",
+        "worst",
+        "of the other kind ↓",
+        "worst",
+    ]
     return markdown(header, lines)
 
 
@@ -112,7 +122,9 @@ def canvas() -> str:
     for title, own_kind in KINDS.items():
         for method in ERASERS[1:]:
             own = [row for row in of(rows, method) if kind(row["concept"]) == own_kind]
-            cells = [percents([row[key] for row in own]) for key in QUALITY] + [percents([quality(row) for row in own])]
+            cells = [percents([row[key] for row in own]) for key in QUALITY] + [
+                percents([quality(row) for row in own])
+            ]
             costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all", "stored_bytes")]
             name = "**SLUG**" if method == "SLUG" else method
             seconds = [f"{value:.1f}" for value in costs[:2]]
