@@ -192,14 +192,15 @@ def search(
             return is_reached(metrics) and metrics["risk"] <= least
 
         weights, measure = layer_weights(model, layer), prepared.probe(layer)
-        found = search_layer(layer, weights, directions, measure, is_safe, steps, known=trial.step_size)
-        safe = min((t for t in found if t.forgotten), key=lambda t: t.step_size, default=trial)
+        own = [each for each in tried if each.layer == layer]
+        found = search_layer(layer, weights, directions, measure, is_safe, steps, known=own)
+        own += found
+        tried.extend(found)
+        safe = min((each for each in own if is_safe(each.metrics)), key=lambda t: t.step_size, default=trial)
         measure_retained(prepared, [safe])
         accepted = safe is not trial and safe.metrics["ta"] >= trial.metrics["ta"] - _HARDLY
-        tried.extend(found)
-        for each in tried:
-            if each.layer == layer:
-                each.forgotten = (is_safe if accepted else is_forgotten)(each.metrics)
+        for each in own:
+            each.forgotten = (is_safe if accepted else is_forgotten)(each.metrics)
         return safe if accepted else trial
 
     shared = behaviour is None or (left is None and not early_stopping)

@@ -68,10 +68,10 @@ def search_layer(
     steps: int = 10,
     tolerance: float = 0.34,
     hopeless: float = math.inf,
-    known: float = 0.0,
+    known: Sequence[Trial] = (),
 ) -> list[Trial]:
     """
-    Looks for the smallest step of one layer that forgets: doubles from λ₀ (or from what is known) until it does, then bisects.
+    Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
 
     Args:
         layer (`Layer`): The layer.
@@ -86,15 +86,17 @@ def search_layer(
             validation sample: where its last image is forgotten, an unseen one often is not yet.
         hopeless (`float`, *optional*, defaults to infinity):
             A relative change by which there must have been some effect, for the step to be doubled any further.
-        known (`float`, *optional*, defaults to 0.0): A step that is known not to be enough.
+        known (`Sequence[Trial]`, *optional*): Trials of this layer to go on from, whatever they were taken for; not among those returned.
 
     Returns:
         `list[Trial]`: In the order tried.
     """
     trials: list[Trial] = []
     first = initial_step(weights, directions)
-    step, low, high = 2 * known or first, known, math.inf
-    for _ in range(steps):
+    high = min((trial.step_size for trial in known if is_forgotten(trial.metrics)), default=math.inf)
+    low = max((trial.step_size for trial in known if trial.step_size < high), default=0.0)
+    while len(trials) < steps and (high == math.inf or high - low > tolerance * high):
+        step = (low + high) / 2 if high < math.inf else 2 * low or first
         changed = new_weights(weights, directions, step)
         if not all(bool(torch.isfinite(weight).all()) for weight in changed.values()):
             break  # beyond what the dtype can hold
@@ -104,9 +106,6 @@ def search_layer(
         low, high = (low, step) if forgotten else (step, high)
         if trials[-1].relative_change > hopeless and high == math.inf and not _has_effect(trials):
             break
-        if high - low <= tolerance * high < math.inf:
-            break
-        step = step * 2 if high == math.inf else (low + high) / 2
     return trials
 
 

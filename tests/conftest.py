@@ -8,6 +8,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may depend on a network
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # the suite runs one process a core; those that tests start know it from here
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hf_slug import zoo
 from hf_slug.data import Pairs, load_pairs
 
 
-torch.set_num_threads(1)  # the suite runs one process a core
+torch.set_num_threads(1)
 
 NAMES = ["zero", "one", "two", "three", "four"]
 

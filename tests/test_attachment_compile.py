@@ -41,12 +41,15 @@ STEPS = {
 
 
 WRAPPED = [compile_component, compile_in_place]
-RUNS = [(name, how, "eager", False) for name in ("sd1", "sdxl, second", "CLIPModel, text", "llava") for how in WRAPPED]
+RUNS = [(name, how, "eager", False) for name in ("sd1", "CLIPModel, text") for how in WRAPPED]
 RUNS += [
+    ("sdxl, second", compile_in_place, "eager", False),
+    ("llava", compile_component, "eager", False),
     ("zoo's Stable Diffusion", compile_component, "aot_eager", False),
     ("zoo's LLaVA", compile_in_place, "eager", True),
+    ("zoo's CLIP, vision", compile_component, "aot_eager", True),
+    ("sd1", compile_component, "eager", True),
 ]
-RUNS += [("zoo's CLIP, vision", compile_component, "aot_eager", True), ("sd1", compile_component, "eager", True)]
 
 
 @pytest.mark.slow

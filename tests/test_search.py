@@ -199,6 +199,10 @@ def falling(moved):
     return 0.02 / max(moved, 0.01)  # at most 5 % from 0.4 of the norm on, a tenth of that from 4
 
 
+def stepwise(moved):
+    return 0.001 if moved > 0.79 else 0.02 if moved > 0.59 else 0.5
+
+
 @pytest.mark.parametrize(
     "risk, ta, allowed, wanted",
     [
@@ -207,6 +211,7 @@ def falling(moved):
         (falling, lambda moved: 0.9 if moved < 2 else 0.89, 0.05, (0.4, 0.61)),  # too dear
         (lambda moved: max(falling(moved), 0.01), lambda moved: 0.9, 0.05, (0.4, 0.61)),  # out of reach
         (lambda moved: 0.001, lambda moved: 0.9, 0.05, (0, 0.1)),  # as safe already
+        (stepwise, lambda moved: 0.9, 0.05, (0.79, 0.81)),  # a step that was looked at before
         (falling, lambda moved: 0.9, 1.0, (0, 0.1)),  # nobody asks for the risk
     ],
 )

@@ -23,7 +23,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 def quick(concept="seven", dtype=torch.float32, model=None, **settings):
     """A run on few pictures, some seconds long; in float16, for which processors have no kernels, on fewer."""
-    train, other = (1, 1) if dtype == torch.float16 else (4, 3)
+    train, other = (1, 1) if dtype == torch.float16 else (2, 2)
     model, processor = (model, zoo.load_clip()[1]) if model is not None else zoo.load_clip(dtype)
     forget, retain = concept_pairs(concept, "train", limit_per_digit=train)
     sets = {}
@@ -72,12 +72,12 @@ def test_the_report_has_every_key(result):
     metrics = report["metrics"]
     for part in ("before", "after"):
         assert {"fa1", "fa5", "ta"} <= set(metrics[part]) and all(0 <= value <= 1 for value in metrics[part].values())
-    assert metrics["n_forget"] == 30 and metrics["n_retain"] == 270
+    assert metrics["n_forget"] == 20 and metrics["n_retain"] == 180
     low, high = metrics["fa_interval"]
     assert low <= metrics["after"]["fa1"] <= high
     assert {"gradient_s", "search_s", "peak_memory_bytes", "patch_bytes"} <= set(report["cost"])
     assert report["cost"]["patch_bytes"] == result.patch.num_bytes
-    assert {report["data"][part]["n"] for part in ("forget", "validation_forget", "test_forget")} == {40, 30}
+    assert {report["data"][part]["n"] for part in ("forget", "validation_forget", "test_forget")} == {20}
     assert report["software"]["torch"] == torch.__version__
     searched = {trial["layer"] for trial in report["search"]}
     assert {layer["name"] for layer in report["layers"] if layer["on_front"]} <= searched
@@ -107,7 +107,7 @@ def test_the_batch_size_changes_memory_and_nothing_else(batch_size):
     a, b = plain().report, quick(batch_size=batch_size).report
     for x, y in zip(a["layers"], b["layers"]):
         assert x["importance"] == pytest.approx(y["importance"], rel=1e-5)
-        assert x["alignment"] == pytest.approx(y["alignment"], rel=1e-3, abs=1e-6)
+        assert x["alignment"] == pytest.approx(y["alignment"], abs=1e-5)  # a cosine
     assert a["chosen"]["layer"] == b["chosen"]["layer"]
     assert a["chosen"]["step_size"] == pytest.approx(b["chosen"]["step_size"], rel=1e-5)
     assert a["metrics"] == b["metrics"]

@@ -31,16 +31,16 @@ def few_pictures(concept, seed):
     return GenerationEvaluator(judge, prompts, concept, 1, 1, seed, num_inference_steps=8, guidance_scale=3.0)
 
 
-@pytest.mark.parametrize("concept, objective", [("one", "host"), ("neon", "host"), ("neon", "clip")])
-def test_stable_diffusion_draws_it_no_more(concept, objective, tmp_path):
+@pytest.mark.parametrize("objective", ["host", "clip"])
+def test_stable_diffusion_draws_it_no_more(objective, tmp_path):
     result = zoo.unlearn_stable_diffusion(
-        concept,
-        evaluate=few_pictures(concept, 0),
-        test_evaluate=few_pictures(concept, 10_000),
+        "neon",
+        evaluate=few_pictures("neon", 0),
+        test_evaluate=few_pictures("neon", 10_000),
         objective=objective,
         steps=8,
         front_only=True,
-        early_stopping=concept == "neon",
+        early_stopping=True,
         draws=2,
     )
     before, after = result.report["metrics"]["before"], result.report["metrics"]["after"]
@@ -48,7 +48,7 @@ def test_stable_diffusion_draws_it_no_more(concept, objective, tmp_path):
     assert min(after["ira"], after["cra"]) >= 0.8
     # what was reported is what a stock pipeline does with the saved patch, and not a whit less without it
     result.patch.save_pretrained(tmp_path)
-    pipe, evaluator = zoo.load_stable_diffusion(), few_pictures(concept, 10_000)
+    pipe, evaluator = zoo.load_stable_diffusion(), few_pictures("neon", 10_000)
     weights = {name: value.clone() for name, value in pipe.text_encoder.state_dict().items()}
     pipe.load_unlearning(tmp_path)
     assert evaluator(pipe) == pytest.approx(after)

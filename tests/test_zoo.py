@@ -34,11 +34,13 @@ def test_unseen_handwriting_is_read(which):
     """The line the zoo is held to: 97 % zero-shot on digits and on styles."""
     model, processor = zoo.load_clip()
     pairs = load_pairs([{**row, "name": row[which]} for row in zoo.data.load_pairs("test", seed=5)])
-    choices, scores = names(which), []
-    for concept in choices[:2]:  # the evaluator sets one name aside; two of them cover all
-        evaluator = ZeroShotEvaluator(processor, pairs[:1], pairs, concept, choices, TEMPLATES[which])
-        scores.append(evaluator(model)["ta"])
-    assert min(scores) >= 0.97
+    choices = names(which)
+    # the evaluator sets one name aside: what it recognises of that one counts like any other
+    own, rest = ([i for i, name in enumerate(pairs.names) if (name == choices[0]) == aside] for aside in (True, False))
+    found = ZeroShotEvaluator(processor, pairs.subset(own), pairs.subset(rest), choices[0], choices, TEMPLATES[which])(
+        model
+    )
+    assert found["ta"] >= 0.97 and found["fa1"] >= 0.97
 
 
 def test_full_captions_are_told_apart_too():
