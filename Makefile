@@ -48,9 +48,12 @@ bench bench-full: export HF_HUB_OFFLINE = $(if $(HF_SLUG_DATA),1,0)
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/train_photo_clip.py --steps 500 --output .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_tables.py --quick --model .cache/photo-clip-quick/model
+	$(BIN)/python benchmarks/zoo_concepts.py --quick
+	$(BIN)/python benchmarks/zoo_hosts.py --quick
+	$(BIN)/python benchmarks/zoo_answers.py --quick
 	$(BIN)/python benchmarks/zoo_canvas.py --quick
 	$(BIN)/python benchmarks/speed.py --quick
-	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/loading.py --quick
 
 # people and objects of a CLIP that nothing was built on
 OTHERS := pemba raskin thalor ulvie brisca nemoto maldin sorrel joveth velun cat deer dog frog horse ship truck
