@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from photo_data import DEVELOPMENT, MODEL, Score, collect, load_model, mark_of
+from photo_data import DEVELOPMENT, DEVELOPMENT_SEEDS, MODEL, Score, collect, load_model, mark_of
 from photo_variants import BASE, GROUPS, PUBLISHED, VARIANTS, WHY, Variant
 from tables import Runs, by_concept, interval, markdown, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
@@ -261,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
     parser.add_argument("--concepts", nargs="+", default=list(DEVELOPMENT), choices=DEVELOPMENT, metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=DEVELOPMENT_SEEDS)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     args = parser.parse_args()
     load_model(args.model)

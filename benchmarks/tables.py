@@ -185,6 +185,23 @@ def shares(values: Sequence[float], counts: Sequence[int]) -> str:
     return f"{percent(found / total)} [{percent(low, 1)}, {percent(high, 1)}]"
 
 
+def mean_shares(values: Sequence[float], counts: Sequence[int]) -> str:
+    """
+    The mean of the shares of several concepts [its 95 % interval], in percent.
+
+    The interval is Student's over the concepts, cut off at 0 and 100 %. Where they all agree, as where nothing is left of any, it would have
+    no width: then it is Wilson's, over all that was counted.
+
+    Args:
+        values (`Sequence[float]`): The share of each concept, in [0, 1].
+        counts (`Sequence[int]`): Of how many.
+    """
+    if len(set(values)) == 1:
+        return shares(values, counts)
+    mean, half = interval(values)
+    return f"{percent(mean)} [{percent(max(mean - half, 0.0), 1)}, {percent(min(mean + half, 1.0), 1)}]"
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown."""
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.utils import logging
 
 from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
-from .evaluation.risk import AIM
+from .evaluation.risk import AIM, HARDLY
 from .processes import ALONE, Processes
 from .replay import changed_weights
 from .steps import Measure, Trial, new_weights, search_layer
@@ -24,8 +24,6 @@ _HOPELESS = 6.0
 _FEW = 5
 # A host's search ends where a layer forgets and none of these falls by more than that; else it goes on to the next fronts.
 _KEPT, _SPARE = ("ta", "ira", "cra"), 0.01
-# A larger step of the chosen layer may cost so much of the retained accuracy, which is less than one of a name's few images.
-_HARDLY = 0.005
 
 
 @dataclass
@@ -198,7 +196,7 @@ def search(
         tried.extend(found)
         safe = min((each for each in own if is_safe(each.metrics)), key=lambda t: t.step_size, default=trial)
         measure_retained(prepared, [safe])
-        accepted = safe is not trial and safe.metrics["ta"] >= trial.metrics["ta"] - _HARDLY
+        accepted = safe is not trial and safe.metrics["ta"] >= trial.metrics["ta"] - HARDLY
         for each in own:
             each.forgotten = (is_safe if accepted else is_forgotten)(each.metrics)
         return safe if accepted else trial

@@ -102,3 +102,10 @@ def test_shares_are_of_all_runs_together():
     low, high = wilson_interval(3, 30)
     assert tables.shares([0.0, 0.3], [20, 10]) == f"10.00 [{100 * low:.1f}, {100 * high:.1f}]"
     assert tables.shares([0.0] * 15, [2] * 15) == "0.00 [0.0, 11.4]"
+
+
+def test_means_of_shares_vary_over_concepts():
+    assert tables.mean_shares([0.0] * 15, [2] * 15) == tables.shares([0.0] * 15, [2] * 15)  # all agree
+    assert tables.mean_shares([0.3], [20]) == tables.shares([0.3], [20])
+    mean, half = tables.interval([0.0, 0.3, 0.3])
+    assert tables.mean_shares([0.0, 0.3, 0.3], [20, 10, 10]) == f"20.00 [0.0, {100 * (mean + half):.1f}]"
