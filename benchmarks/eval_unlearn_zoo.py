@@ -43,7 +43,7 @@ NOT_RUN = {
     "fid": "torchvision's Inception weights and COCO's images",
     "tifa": "modelscope's mPLUG and a data set of the Hub",
     "asr_i2p": "the I2P prompts of the Hub; its seven concepts only",
-    "asr_p4d": "the package `p4d`, which lies in a repository of the Hub; its attack is on the UNet of a checkpoint, not on a technique",
+    "asr_p4d": "the package `p4d`, which lies in a repository of the Hub, and a checkpoint whose UNet it looks for prompts with",
     "asr_ring_a_bell": "the package `ring_a_bell`, which lies in a repository of the Hub",
     "asr_mma_diffusion": "the package `mma_diff`, which lies in a repository of the Hub, and OpenAI's ViT-L/14",
 }

@@ -3,14 +3,14 @@
 Times `load_unlearning` against diffusers' `load_lora_weights`, and generation with and without a patch, and writes
 benchmarks/results/loading.md.
 
-    python benchmarks/loading.py
+    python benchmarks/loading.py             # a minute or two on one core
+    python benchmarks/loading.py --quick     # a few rounds, to loading_quick.md
 
-A minute or two on one core. Everything is loaded from a folder on disk, in one process, by turns, and the median is taken, so that
+Everything is loaded from a folder on disk, in one process, by turns, and the median is taken, so that
 whatever else the machine does falls on all alike.
 """
 
 import argparse
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import diffusers
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model_state_dict
+from tables import markdown, write
 from tqdm.auto import tqdm
 
 from hf_slug import SlugConfig, UnlearningPatch, zoo
@@ -29,7 +30,6 @@ from hf_slug.encoders import find_encoders
 from hf_slug.fingerprint import compute_fingerprint
 
 
-RESULTS = Path(__file__).parent / "results"
 ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]  # what diffusers' own scripts train in a text encoder
 PROMPT = "a photo of a three in neon style"
 
@@ -140,7 +140,7 @@ def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
     return median(a / b for a, b in zip(times[above], times[below]))
 
 
-def measure(name: str, repeats: int) -> tuple[list[str], str]:
+def measure(name: str, repeats: int) -> tuple[list[list[str]], list[str]]:
     """The rows of a host in both tables."""
     pipe = HOSTS[name]()
     pipe.set_progress_bar_config(disable=True)
@@ -149,16 +149,13 @@ def measure(name: str, repeats: int) -> tuple[list[str], str]:
         times = time_loading(pipe, module, repeats)
         shape = "×".join(map(str, find_encoders(pipe)[0].resolve([module])[module].weight.shape))
         ms = {what: 1000 * median(values) for what, values in times.items()}
-        rows.append(
-            f"| {name} | `{module.rpartition('layers.1.')[2]}`, {shape} | {ms['patch']:.1f} | {ms['lora']:.1f} "
-            f"| {ratio(times, 'patch', 'lora'):.2f} | {ms['small lora']:.1f} | {ratio(times, 'patch', 'small lora'):.2f} |"
-        )
+        place = f"`{module.rpartition('layers.1.')[2]}`, {shape}"
+        figures = [f"{ms['patch']:.1f}", f"{ms['lora']:.1f}", f"{ratio(times, 'patch', 'lora'):.2f}"]
+        figures += [f"{ms['small lora']:.1f}", f"{ratio(times, 'patch', 'small lora'):.2f}"]
+        rows.append([name, place, *figures])
     times = time_generation(pipe, module, repeats)
-    ms = {what: 1000 * median(values) for what, values in times.items()}
-    generation = (
-        f"| {name} | {ms['plain']:.1f} | {ms['patched']:.1f} | {ms['unloaded']:.1f} | {ratio(times, 'patched', 'plain'):.3f} "
-        f"| {ratio(times, 'unloaded', 'plain'):.3f} |"
-    )
+    generation = [name, *(f"{1000 * median(times[what]):.1f}" for what in ("plain", "patched", "unloaded"))]
+    generation += [f"{ratio(times, what, 'plain'):.3f}" for what in ("patched", "unloaded")]
     return rows, generation
 
 
@@ -167,35 +164,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="three rounds")
     args = parser.parse_args()
+    if args.quick:
+        args.repeats = 3
     torch.set_num_threads(args.threads)
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
     measured = [measure(name, args.repeats) for name in HOSTS]
-    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, diffusers, transformers))
-    lines = [
+    header = ["host", "layer", "patch", "LoRA", "ratio", "LoRA of one matrix", "ratio"]
+    parts = [
         "# Loading a patch, and drawing with one",
-        "",
-        f"Median milliseconds of {args.repeats} rounds by turns in one process, {args.threads} thread(s), {platform.machine()}, "
-        f"{versions}. Written by `python benchmarks/loading.py`.",
-        "",
+        f"Median milliseconds of {args.repeats} rounds by turns in one process, {args.threads} thread(s).",
         "A dense patch of one layer, its base checked by hash, against `load_lora_weights` of a rank-4 LoRA on the same encoder: one of "
         "all attention matrices, as diffusers' scripts train it, and one of a single matrix (`out_proj`, the least that diffusers "
         "loads). All from a folder. The ratio is the median of the rounds'.",
-        "",
-        "| host | layer | patch | LoRA | ratio | LoRA of one matrix | ratio |",
-        "|---|---|---|---|---|---|---|",
-        *(row for rows, _ in measured for row in rows),
-        "",
+        markdown(header, [line for lines, _ in measured for line in lines]),
         "One picture of ten steps, before a patch, with one, and after unloading it:",
-        "",
-        "| host | plain | patched | unloaded | patched / plain | unloaded / plain |",
-        "|---|---|---|---|---|---|",
-        *(generation for _, generation in measured),
+        markdown(
+            ["host", "plain", "patched", "unloaded", "patched / plain", "unloaded / plain"],
+            [generation for _, generation in measured],
+        ),
     ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "loading.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write("loading_quick" if args.quick else "loading", parts)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from photo_methods import METHODS, current
 from photo_report import LEFT, falls, left
 from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
 from tables import Runs, markdown, percent, percents
-from zoo_canvas import KINDS, QUALITY, of, quality
+from zoo_canvas import KINDS, complete, of, qualities
 from zoo_canvas import METHODS as ERASERS
 from zoo_concepts import summary
 from zoo_erasers import settings_of
@@ -128,14 +128,11 @@ def canvas() -> str:
     lines = []
     for title, own_kind in KINDS.items():
         for method in ERASERS[1:]:
-            own = [row for row in of(rows, method) if kind(row["concept"]) == own_kind]
-            cells = [percents([row[key] for row in own]) for key in QUALITY] + [
-                percents([quality(row) for row in own])
-            ]
+            own = [row for row in of(complete(rows), method) if kind(row["concept"]) == own_kind]
             costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all", "stored_bytes")]
             name = "**SLUG**" if method == "SLUG" else method
             seconds = [f"{value:.1f}" for value in costs[:2]]
-            lines.append([f"{title.lower()}: {name}", *cells, *seconds, f"{costs[2] / 1e3:,.1f}"])
+            lines.append([f"{title.lower()}: {name}", *qualities(own), *seconds, f"{costs[2] / 1e3:,.1f}"])
     return markdown(["", "UA ↑", "IRA ↑", "CRA ↑", "mean ↑", "s, once", "s, with search", "kB stored"], lines)
 
 

@@ -30,6 +30,10 @@ RESULTS = Path(__file__).parent / "results"
 _QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
+# What `unlearn`'s search finds changes with it: rows of another are done again. To be changed by hand when the search is.
+SEARCH = "of the chosen layer the smallest step at a tenth of the risk"
+
+
 class Runs:
     """
     Rows of a benchmark in a `.jsonl` file: a run that is there is not repeated, so a benchmark goes on where it was stopped.

@@ -2,7 +2,7 @@
 """
 SLUG's row of UnlearnCanvas (arXiv 2402.11846): a patch for each of 50 styles and 20 objects, judged by the official grid of pictures.
 
-    python benchmarks/unlearn_canvas.py --model style50/diffuser --data UnlearnCanvas --classifiers cls_model --output canvas
+    python benchmarks/unlearn_canvas.py --model diffuser/style50/step19999 --data UnlearnCanvas --classifiers cls_model --output canvas
 
 Needed, from the links in github.com/OPTML-Group/UnlearnCanvas: the Stable Diffusion 1.5 that was fine-tuned on the benchmark's fifty
 styles, in diffusers' layout (`diffusion`); the pictures in folders, `<style>/<object>/<n>.jpg`, with `Seed_Images` as one of the styles; and
@@ -84,10 +84,9 @@ class Benchmark:
             if not file.exists():
                 _write_whole(file, self.forget(concept))
             row = json.loads(file.read_text(encoding="utf-8"))
-            if (
-                row["fid"] is None and (fid := self.distance(concept)) is not None
-            ):  # torchmetrics has been installed since
-                _write_whole(file, {**row, "fid": fid})
+            # torchmetrics may have been installed since
+            if row["fid"] is None and (found := self.distances(concept))["fid"] is not None:
+                _write_whole(file, row | found)
             self.write_table(untouched)
         return self.write_table(untouched)
 
@@ -122,19 +121,22 @@ class Benchmark:
         return {
             "concept": concept,
             **score(answers, concept, self.canvas),
-            "fid": self.distance(concept),
+            **self.distances(concept),
             "reached": patch.report["target"]["reached_on_validation"],
             "seconds": cost["gradient_s"] + cost["search_s"],
             "peak_bytes": cost["peak_memory_bytes"],
             "stored_bytes": sum(file.stat().st_size for file in (folder / "patch").rglob("*") if file.is_file()),
         }
 
-    def distance(self, concept: str) -> float | None:
-        """FID of the pictures that were drawn under a patch, but for those of the concept's prompts."""
-        folder = self.args.output / concept / "pictures"
+    def distances(self, concept: str) -> dict[str, float | None]:
+        """FID of the pictures that were drawn under a patch, but for those of the concept's prompts, and of the untouched model's."""
         cells = [cell for cell in self.canvas.cells if concept not in cell]
-        drawn = [folder / picture_file(cell, seed) for cell in cells for seed in self.args.seeds]
-        return frechet_distance(self.dataset.reference(concept), drawn, self.args.device)
+        real, found = self.dataset.reference(concept), {}
+        for key, model in (("fid", concept), ("fid_untouched", "untouched")):
+            folder = self.args.output / model / "pictures"
+            drawn = [folder / picture_file(cell, seed) for cell in cells for seed in self.args.seeds]
+            found[key] = frechet_distance(real, drawn, self.args.device)
+        return found
 
     def judged(self, model: str) -> list[Answer]:
         """Draws the grid with the pipeline as it is now, but for pictures that are there, and has all of it judged."""

@@ -2,7 +2,8 @@
 """
 The paper's table of a vision-language model, on the zoo's LLaVA: what it still names, and how it answers other questions.
 
-    python benchmarks/zoo_answers.py      # about an hour on two cores; goes on where it was stopped
+    python benchmarks/zoo_answers.py             # about an hour on two cores; goes on where it was stopped
+    python benchmarks/zoo_answers.py --quick     # one digit, one way, one seed
 
 Digits and styles are forgotten with both objectives, and by the paper's direction; each is asked for in wordings that neither the models nor a search have seen, about
 handwriting that neither has seen. Writes `benchmarks/results/zoo_answers.md`.
@@ -10,6 +11,7 @@ handwriting that neither has seen. Writes `benchmarks/results/zoo_answers.md`.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -62,7 +64,7 @@ def line(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [title, *cells, reached, f"{costs[0]:.0f}", f"{costs[1] / 2**20:.0f}", f"{costs[2] / 1e3:.1f}"]
 
 
-def write_table(rows: Sequence[dict[str, Any]]) -> None:
+def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes digits and styles apart, and every concept."""
     header = ["", *MEASURES.values(), "reached on validation", "s", "peak MiB", "kB stored"]
     parts = ["# A vision-language model that forgets: the zoo's LLaVA"]
@@ -89,7 +91,7 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
             if (mine := [row for row in own if (row["concept"], row["variant"]) == (concept, variant)])
         ]
         parts.append(markdown(header, by_concept))
-    write("zoo_answers", parts, note="One thread a run.", rows=rows)
+    write(name, parts, note="One thread a run.", rows=rows)
 
 
 def main() -> None:
@@ -98,14 +100,18 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="one digit, one way, one seed")
     args = parser.parse_args()
+    name = "zoo_answers"
+    if args.quick:
+        name, args.concepts, args.variants, args.seeds = f"{name}_quick", CONCEPTS[:1], list(VARIANTS)[:1], (0,)
     tasks = [
         {"concept": concept, "variant": variant, "seed": seed}
         for seed in args.seeds
         for variant in args.variants
         for concept in args.concepts
     ]
-    Runs("zoo_answers", ("concept", "variant", "seed")).complete(run, tasks, args.workers, after=write_table)
+    Runs(name, ("concept", "variant", "seed")).complete(run, tasks, args.workers, after=partial(write_table, name))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from tables import Runs, interval, markdown, measured, percent, percents, write
+from tables import Runs, interval, markdown, mean_shares, measured, percent, write
 from zoo_erasers import (
     DRAWING_STEPS,
     FORGET_PER_PROMPT,
@@ -73,9 +73,22 @@ def quality(row: dict[str, Any]) -> float:
     return fmean(row[key] for key in QUALITY)
 
 
+def complete(rows: Rows) -> list[dict[str, Any]]:
+    """The rows of those concepts and seeds that every method was run on: only these compare methods."""
+    done = [{(row["concept"], row["seed"]) for row in of(rows, method)} for method in METHODS]
+    return [row for row in rows if all((row["concept"], row["seed"]) in own for own in done)]
+
+
+def qualities(rows: Rows) -> list[str]:
+    """UA, IRA and CRA with their intervals, and their mean."""
+    drawn = {key: (10 if key == "ua" else 90) for key in QUALITY}  # prompts of the concept, and others
+    cells = [mean_shares([r[key] for r in rows], [drawn[key] * r["per_prompt"] for r in rows]) for key in QUALITY]
+    return [*cells, percent(fmean(quality(row) for row in rows))]
+
+
 def method_row(method: str, rows: Rows) -> list[str]:
     """One line of a table of methods."""
-    cells = [percents([row[key] for row in rows]) for key in QUALITY] + [percents([quality(row) for row in rows])]
+    cells = qualities(rows)
     mean, half = interval([row["distance"] for row in rows])
     cells.append(f"{mean:.2f} ± {half:.2f}")
     if method == "untouched":
@@ -98,12 +111,12 @@ def methods_table(rows: Rows) -> str:
 
 
 def concepts_table(rows: Rows) -> str:
-    """Every concept: UA / IRA / CRA, and which settings were chosen."""
+    """Every concept: UA / IRA / CRA of each seed, and which settings were chosen."""
     lines = []
     for concept in dict.fromkeys(row["concept"] for row in rows):
         for method in METHODS:
             if own := of(rows, method, concept=concept):
-                cells = [percents([row[key] for row in own]) for key in QUALITY]
+                cells = [" ".join(percent(row[key], 1) for row in own) for key in QUALITY]
                 chosen = [say(row["setting"]) for row in own if "setting" in row]
                 lines.append([concept, method, *cells, "; ".join(dict.fromkeys(chosen))])
     return markdown(["concept", "method", "UA", "IRA", "CRA", "chosen (by seed, where they differ)"], lines)
@@ -153,12 +166,18 @@ def verdict(title: str, rows: Rows) -> list[list[str]]:
 
 def beaten(rows: Rows) -> str:
     """Where another method is better than SLUG, in words."""
-    higher = {"ua": "UA", "ira": "IRA", "cra": "CRA"}
-    lower = {"distance": ("Fréchet distance", 1), "seconds_all": ("seconds with search", 1), "peak_bytes": ("MB", 1e6)}
+    higher = {"ua": "UA", "ira": "IRA", "cra": "CRA", "mean": "the mean of these"}
+    lower = {
+        "distance": ("Fréchet distance", 1),
+        "seconds": ("seconds once", 1),
+        "seconds_all": ("seconds with search", 1),
+        "peak_bytes": ("MB", 1e6),
+    }
     found = []
     for method in GRIDS:
         for key in (*higher, *lower):
-            slug, other = (fmean(row[key] for row in of(rows, name)) for name in ("SLUG", method))
+            values = ([{**row, "mean": quality(row)}[key] for row in of(rows, name)] for name in ("SLUG", method))
+            slug, other = map(fmean, values)
             if key in higher and other > slug:
                 found.append(f"{method} in {higher[key]} ({percent(other)} against {percent(slug)})")
             elif key in lower and other < slug:
@@ -178,7 +197,8 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
         "# UnlearnCanvas on the zoo: styles and objects",
         f"{len(concepts)} concepts, seeds {seeds}. Of each of 100 prompts {per_prompt} pictures a run ({DRAWING_STEPS} steps, "
         f"guidance 3), from seeds {FIRST_SEED} + 1000 · seed on; the same for every method, and seen by no search. UA, IRA and CRA in "
-        f"percent, mean ± half a 95 % interval over runs (concept × seed; 0 of a single run), after UnlearnCanvas: of the concept's "
+        f"percent [95 % interval: Student over runs, i.e. concept × seed, of which those of a concept share it; where all agree Wilson over "
+        f"their pictures], after UnlearnCanvas: of the concept's "
         f"pictures, how many no longer show it; of the others, how often the concept's own kind is right, and the other kind.",
         "The Fréchet distance stands in for FID, for which there are no Inception weights here: it is that of FID, between "
         "features of the zoo's judge (what its last layer reads) of the pictures of all other prompts and of real drawings with the same "
@@ -187,7 +207,8 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
         "is what each method's authors publish: the weights of a patch, or the whole UNet; changed is the least that would do.",
         f"All methods have the same {FORGET_PER_PROMPT * 10} validation pictures of the concept and {KEPT_PER_PROMPT} of each other prompt "
         f"(seeds from 0, {SEARCH_STEPS} steps). SLUG (rank {SLUG_SETTINGS['SLUG']['rank']}) searches layers and their steps with them until the first that forgets and keeps the rest (`early_stopping`); of each other method, of the settings "
-        f"within a point of its highest UA, the one with the highest mean of IRA and CRA is taken, per concept and seed. "
+        f"within a point of its highest UA, the one with the highest mean of IRA and CRA is taken, per concept and seed: forgetting comes first, "
+        f"whatever it costs, so a setting that forgets less may have kept more. "
         + (f"A quick run, in which nothing is tuned: {tried}." if quick else f"Tried were {grids}."),
     ]
     if not quick:
@@ -195,14 +216,13 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
             f"ESD trains for as many iterations as published, on pictures that are denoised in {DRAWING_STEPS} steps, as the "
             f"zoo's are, where those published had 50: it would take longer with these."
         )
-    by_kind = {title: [row for row in rows if kind(row["concept"]) == key] for title, key in KINDS.items()}
+    by_kind = {title: [row for row in complete(rows) if kind(row["concept"]) == key] for title, key in KINDS.items()}
+    by_kind = {title: own for title, own in by_kind.items() if own}
     for title, own in by_kind.items():
-        if own:
-            parts += [f"## {title}", methods_table(own)]
-            if all(of(own, method) for method in METHODS):
-                parts.append(beaten(own))
-    complete = {title: own for title, own in by_kind.items() if all(of(own, method) for method in METHODS)}
-    lines = [line for title, own in complete.items() for line in verdict(title.lower(), own)]
+        parts += [f"## {title}", methods_table(own), beaten(own)]
+    if left := len(rows) - len(complete(rows)):
+        parts.append(f"{left} runs of concepts and seeds that not every method was run on yet are below alone.")
+    lines = [line for title, own in by_kind.items() for line in verdict(title.lower(), own)]
     if lines and not quick:  # in a quick run ESD is a tenth of itself, and nothing is tuned
         parts += ["## What SLUG is to reach", markdown(["", "goal", "found", "reached"], lines)]
     parts += ["## Every concept", concepts_table(rows)]

@@ -4,6 +4,7 @@ Forgetting every concept of the zoo's Stable Diffusion, and every digit of its L
 
     python benchmarks/zoo_hosts.py                 # about two hours on two cores; goes on where it was stopped
     python benchmarks/zoo_hosts.py --host llava    # the quicker half
+    python benchmarks/zoo_hosts.py --quick         # a concept of each, some minutes
 
 Writes `benchmarks/results/zoo_hosts.md`. UA, IRA and CRA are those of UnlearnCanvas: of the concept's pictures, how many no longer
 show it; of the others, how often the concept's own kind (digits or styles) is right, and how often the other kind is. The
@@ -15,6 +16,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -182,7 +184,7 @@ def stacks_table(rows: Rows) -> str:
     return markdown(["concepts", "mean UA", "worst UA", "digits right", "styles right"], lines)
 
 
-def write_table(rows: Rows) -> None:
+def write_table(name: str, rows: Rows) -> None:
     """Writes what there is."""
     parts = ["# The zoo's hosts: every concept, both objectives"]
     if objectives := [objective for objective in PER_CELL if of(rows, "stable-diffusion", objective)]:
@@ -206,19 +208,23 @@ def write_table(rows: Rows) -> None:
         ]
         for objective in objectives:
             parts += answers_table(rows, objective)
-    write("zoo_hosts", parts, note="One thread a run.", rows=rows)
+    write(name, parts, note="One thread a run.", rows=rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", choices=HOSTS, help="only this one")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="one concept of each")
     args = parser.parse_args()
+    name = "zoo_hosts_quick" if args.quick else "zoo_hosts"
     # in this order, so that a run that is stopped early has the most useful part: the defaults first
     plan = [(run_untouched, [UNTOUCHED]), (run, singles("host")), (run_stack, STACKED), (run, singles("clip"))]
+    if args.quick:
+        plan = [(run_untouched, [UNTOUCHED]), (run, [task(host, "host", "five") for host in HOSTS])]
     for function, tasks in plan:
         own = [task for task in tasks if args.host in (None, task["host"])]
-        Runs("zoo_hosts", KEYS).complete(function, own, args.workers, after=write_table)
+        Runs(name, KEYS).complete(function, own, args.workers, after=partial(write_table, name))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def test_the_official_grid_is_the_published_one():
     assert len(canvas.concepts) == 70 and PHOTO not in canvas.concepts
     assert canvas.say(("Van_Gogh", "Dogs")) == "A Dogs image in Van Gogh style."
     assert canvas.say((PHOTO, "Dogs")) == "A Dogs image in Seed Images style."
-    assert canvas.caption((PHOTO, "Dogs")) == "A Dogs image in photo style."
+    assert canvas.caption((PHOTO, "Dogs")) == "A Dogs image in photo style"
+    assert canvas.caption(("Van_Gogh", "Architectures")) == "An Architectures image in Van Gogh style"
+    assert canvas.say(("Van_Gogh", "Architectures")) == "A Architectures image in Van Gogh style."
     args = unlearn_canvas.parse(["--model", "m", "--data", "d", "--classifiers", "c", "--output", "o"])
     assert (tuple(args.seeds), args.steps, args.guidance) == ((188, 288, 588, 688, 888), 100, 9.0)
     assert (tuple(args.seeds), args.steps, args.guidance) == (SEEDS, STEPS, GUIDANCE)
@@ -421,13 +423,15 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
     asked_for = []
 
     def distance(real, drawn, device):
-        asked_for.append(sorted(path.name for path in drawn))
+        asked_for.append((drawn[0].parts[-3], sorted(path.name for path in drawn)))
         return 12.5
 
     monkeypatch.setattr(unlearn_canvas, "frechet_distance", distance)
     unlearn_canvas.main(options(data, output))
-    assert json.loads((output / "neon" / "row.json").read_text())["fid"] == 12.5 and drawn == []
-    assert asked_for[0] == sorted(name for name in files if not name.startswith("neon"))
+    found = json.loads((output / "neon" / "row.json").read_text())
+    assert (found["fid"], found["fid_untouched"]) == (12.5, 12.5) and drawn == []
+    kept = sorted(name for name in files if not name.startswith("neon"))
+    assert asked_for[:2] == [("neon", kept), ("untouched", kept)]
     monkeypatch.setattr(unlearn_canvas, "mark_of", lambda folder: "other classifiers")
     with pytest.raises(ValueError, match="another --classifiers"):
         unlearn_canvas.main(options(data, output))
@@ -439,14 +443,21 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
 def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
     metrics = {"ira": 0.75, "cra": 0.9, "cra_others": 0.8}
-    costs = {"reached": True, "fid": None, "seconds": 39.4, "peak_bytes": 3.6e9, "stored_bytes": 40e6}
+    costs = {
+        "reached": True,
+        "fid": None,
+        "fid_untouched": None,
+        "seconds": 39.4,
+        "peak_bytes": 3.6e9,
+        "stored_bytes": 40e6,
+    }
     rows = [
         {"concept": name, "ua": ua, **metrics, **costs, "untouched": {"ua": 0.01, **metrics}}
         for name, ua in (("Monet", 0.8), ("Rust", 0.9), ("Dogs", 0.5))
     ]
     text = "\n\n".join(tell(rows, Canvas(), 5100))
     assert "5,100 pictures of each model: 51 styles × 20 objects" in text
-    assert "| Monet | 80.00 | 75.00 | 90.00 | 80.00 | - | 1.00 | 75.00 | 90.00 | 39 | 3.6 | 40.00 |" in text
+    assert "| Monet | 80.00 | 75.00 | 90.00 | 80.00 | - | 1.00 | 75.00 | 90.00 | - | 39 | 3.6 | 40.00 |" in text
     # Student's t of one degree of freedom: 12.706 * 0.1 / 2
     assert "## Styles (2 of 50)" in text and "| **mean** | 85.00 ± 63.53 | 75.00 ± 0.00 |" in text
     assert "## Objects (1 of 20)" in text and text.count("**mean**") == 1  # no mean of one
@@ -454,6 +465,6 @@ def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
     assert "pip install torchmetrics torch-fidelity" in text and "†" not in text
     failed = "".join(tell([{**row, "reached": row["concept"] != "Rust"} for row in rows], Canvas(), 5100))
     assert "| Rust † | 90.00 |" in failed and "| Monet | 80.00 |" in failed and "† The search found no step" in failed
-    measured = tell([{**row, "fid": 60.0} for row in rows], Canvas(), 5100)
-    assert "torchmetrics" not in "".join(measured) and "| 60.0 |" in "".join(measured)
+    measured = "".join(tell([{**row, "fid": 60.0, "fid_untouched": 55.0} for row in rows], Canvas(), 5100))
+    assert "torchmetrics" not in measured and "| 60.0 | 1.00 | 75.00 | 90.00 | 55.0 |" in measured
     assert "Published" not in "".join(tell([{**rows[0], "concept": "neon"}], MINIATURE, 12))

@@ -31,7 +31,7 @@ def test_digits_and_styles_have_a_table_each(results):
     host, clip, _ = zoo_answers.VARIANTS
     rows = [row("two", host, seed, 0.0, ira) for seed, ira in ((0, 0.96), (1, 0.94))]
     rows += [row("two", clip, 0, 0.02, 0.9), row("neon", host, 0, 0.0, 0.97)]
-    zoo_answers.write_table(rows)
+    zoo_answers.write_table("zoo_answers", rows)
     text = (results / "zoo_answers.md").read_text()
     digits, styles = text.split("## Styles")
     assert "## Digits: two" in digits and styles.startswith(": neon")

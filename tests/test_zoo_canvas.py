@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from zoo_canvas import METHODS, beaten, verdict
+from zoo_canvas import METHODS, beaten, complete, qualities, verdict
 from zoo_erasers import GRIDS, QUICK, best_of, changed_bytes, neighbour, search_evaluator, settings, split_prompts
 from zoo_pictures import frechet_distance, score
 
@@ -78,7 +78,7 @@ def test_methods_are_told_the_same_prompts_and_an_own_neighbour():
 
 def rows_of(**better):
     row = {"ua": 1.0, "ira": 0.9, "cra": 0.9, "distance": 5.0, "seconds": 100.0, "seconds_all": 100.0}
-    row |= {"peak_bytes": 1e6, "stored_bytes": 10, "encoder_bytes": 1000}
+    row |= {"peak_bytes": 1e6, "stored_bytes": 10, "encoder_bytes": 1000, "seed": 0, "per_prompt": 5}
     return [{"method": method, "concept": "neon", **row, **better.get(method, {})} for method in METHODS]
 
 
@@ -92,4 +92,12 @@ def test_the_verdict_does_not_flatter():
     assert [line[1].split()[0] for line in lines if line[-1] != "yes"] == ["IRA", "mean", "bytes"]
     assert verdict("", rows_of(SLUG=fast))[3][-1] != "yes"  # a tie is not above
     assert "UCE in IRA (93.00 against 90.00)" in beaten(rows_of(UCE={"ira": 0.93}))
+    assert "UCE in the mean of these (94.33 against 93.33)" in beaten(rows_of(UCE={"ira": 0.93}))
     assert beaten(rows_of()).startswith("No other method")
+
+
+def test_methods_are_compared_on_what_all_were_run_on():
+    rows = rows_of()
+    late = [{**row, "seed": 1} for row in rows if row["method"] != "ESD"]
+    assert complete([*late, *rows]) == rows and complete(late) == []
+    assert qualities(rows[:1]) == ["100.00 [92.9, 100.0]", "90.00 [86.9, 92.4]", "90.00 [86.9, 92.4]", "93.33"]

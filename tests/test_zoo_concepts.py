@@ -21,13 +21,21 @@ def row(concept, seed, fa1, ta, **more):
         "n_forget": 270,
         "n_retain": 2400,
     }
-    what = {"concept": concept, "seed": seed, "direction": "whitened", "layer": "text_model.encoder.layers.2.mlp.fc1"}
+    what = {
+        "concept": concept,
+        "seed": seed,
+        "direction": "whitened",
+        "search": tables.SEARCH,
+        "layer": "text_model.encoder.layers.2.mlp.fc1",
+    }
     return {**what, "before": before, "after": after, "succeeded": fa1 <= 0.01, **kept, **more}
 
 
 def test_the_table_says_what_its_rows_say(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    zoo_concepts.write_table([row("two", 1, 0.02, 0.95), row("two", 0, 0.0, 0.98), row("neon", 0, 0.0, 0.985)])
+    old = row("two", 0, 1.0, 0.5, search="another")  # stays in the file and out of the table
+    rows = [row("two", 1, 0.02, 0.95), row("two", 0, 0.0, 0.98), row("neon", 0, 0.0, 0.985), old]
+    zoo_concepts.write_table("zoo_concepts", rows)
     text = (tmp_path / "zoo_concepts.md").read_text()
     assert "| FA@1 ≤ 1 % | 2 of 3 (66.7 %" in text
     assert "| FA@1 after, mean and worst | 0.67, 2.00 |" in text

@@ -95,9 +95,13 @@ class Canvas:
         return self.prompt.format(style=said(style), object=said(thing))
 
     def caption(self, cell: Cell) -> str:
-        """What the model was trained on for a cell: photographs are in "photo" style."""
+        """
+        What the model was trained on for a cell, as the authors' `dataset_preparation.py` writes it for diffusers: without the full stop,
+        photographs in "photo" style, and "An Architectures image".
+        """
         style, thing = cell
-        return self.say(("photo" if style == PHOTO else style, thing))
+        said = self.say(("photo" if style == PHOTO else style, thing)).removesuffix(".")
+        return said.replace("A Architectures", "An Architectures")
 
     def spread(self, concept: str, shown: bool) -> list[Cell]:
         """

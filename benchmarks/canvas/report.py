@@ -12,7 +12,20 @@ from .protocol import Canvas
 
 Row = dict[str, Any]
 METRICS = ("ua", "ira", "cra", "cra_others")
-HEADER = ("UA", "IRA", "CRA", "CRA, other pictures", "FID", "untouched UA", "IRA", "CRA", "s", "peak GB", "stored MB")
+HEADER = (
+    "UA",
+    "IRA",
+    "CRA",
+    "CRA, other pictures",
+    "FID",
+    "untouched UA",
+    "IRA",
+    "CRA",
+    "FID",
+    "s",
+    "peak GB",
+    "stored MB",
+)
 # UA / IRA / CRA in percent, FID, seconds, GB of memory, GB stored
 PUBLISHED = (
     ("ESD", "98.6 / 81.0 / 94.0", "92.2 / 55.8 / 44.2", "65.6", "6163", "17.8", "4.3"),
@@ -75,21 +88,27 @@ def _cells(row: Row) -> list[str]:
     untouched = row["untouched"]
     return [
         *(percent(row[key]) for key in METRICS),
-        "-" if row["fid"] is None else f"{row['fid']:.1f}",
+        _distance([row["fid"]]),
         *(percent(untouched[key]) for key in METRICS[:3]),
+        _distance([row["fid_untouched"]]),
         f"{row['seconds']:.0f}",
         f"{row['peak_bytes'] / 1e9:.1f}",
         f"{row['stored_bytes'] / 1e6:.2f}",
     ]
 
 
+def _distance(values: Sequence[float | None]) -> str:
+    measured = [value for value in values if value is not None]
+    return f"{fmean(measured):.1f}" if measured else "-"
+
+
 def _mean(rows: Sequence[Row]) -> list[str]:
-    measured = [row["fid"] for row in rows if row["fid"] is not None]
     return [
         "**mean**",
         *(percents([row[key] for row in rows]) for key in METRICS),
-        f"{fmean(measured):.1f}" if measured else "-",
+        _distance([row["fid"] for row in rows]),
         *(percents([row["untouched"][key] for row in rows]) for key in METRICS[:3]),
+        _distance([row["fid_untouched"] for row in rows]),
         f"{fmean(row['seconds'] for row in rows):.0f}",
         f"{max(row['peak_bytes'] for row in rows) / 1e9:.1f}",
         f"{fmean(row['stored_bytes'] for row in rows) / 1e6:.2f}",
