@@ -62,10 +62,11 @@ def photographs() -> str:
         if own:
             lines.append(line(f"{len({row['concept'] for row in own})} {title} of another checkpoint: SLUG", own))
     mark = mark_of_stacks(rows[-1]["weights"])
-    stacks = [row for row in Runs("photo_stacks", ()).rows if (row["count"], row["mark"]) == (len(STACKED), mark)]
+    most = len(STACKED[0])
+    stacks = [row for row in Runs("photo_stacks", ()).rows if (row["count"], row["mark"]) == (most, mark)]
     for weights in (SEARCHED, FITTED) if stacks else ():
         fa1, fa5, _, people, objects = summarize([row for row in stacks if row["weights"] == weights])
-        lines.append([f"{len(STACKED)} people at once, weights {weights}: SLUG", fa1, fa5, "", objects, people, ""])
+        lines.append([f"{most} people at once, weights {weights}: SLUG", fa1, fa5, "", objects, people, ""])
     seconds = {
         method: fmean(own) for method in METHODS if (own := [r["seconds"] for r in rows if r["method"] == method])
     }

@@ -316,20 +316,28 @@ def test_every_ablation_runs_and_leaves_the_model_as_it_was(folder, quick):
 
 @pytest.mark.slow
 def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(photo_stacks, "STACKED", photo_data.STACKED[:2])
+    pairs = [people[:2] for people in photo_data.STACKED[:2]]
+    monkeypatch.setattr(photo_stacks, "STACKED", pairs)
     model = str(folder / "model")
     tasks = [
-        {"count": n, "weights": weights, "seed": 0, "model": model}
+        {"group": 0, "count": n, "weights": weights, "seed": 0, "model": model}
         for n in (1, 2)
         for weights in (photo_stacks.SEARCHED, photo_stacks.FITTED)
     ]
     rows = [task | photo_stacks.run(task) for task in tasks]
     assert set(rows[0]["fitted"].values()) == {1.0} and set(rows[1]["fitted"].values()) != {1.0}
-    assert [list(row["fa"]) for row in rows] == [list(photo_data.STACKED[: task["count"]]) for task in tasks]
+    assert [list(row["fa"]) for row in rows] == [list(pairs[0][: task["count"]]) for task in tasks]
     assert rows[3]["cosines"][0] != rows[3]["cosines"][1] and len(rows[3]["cosines"][1]) == 2
-    photo_stacks.write_table(rows)
+    fa = {concept: [0.0, 0.5 * place] for place, concept in enumerate(pairs[1])}
+    other = {**rows[3], "group": 1, "fa": fa, "people": [0.9, 0.8], "objects": [0.6, 0.5]}
+    photo_stacks.write_table("photo_stacks", [*rows, other])
     assert (tmp_path / "results" / "photo_stacks.png").stat().st_size > 5000
-    assert "| 2 | fitted |" in (tmp_path / "results" / "photo_stacks.md").read_text()
+    text = (tmp_path / "results" / "photo_stacks.md").read_text()
+    own = [rows[3]["fa"][concept][1] for concept in pairs[0]]
+    fell = tables.percents([rows[3]["people"][0] - rows[3]["people"][1], 0.1])
+    worst = tables.percent(max(*own, 0.5))
+    assert f"| {tables.mean_shares([*own, 0.0, 0.5], [2] * 4)} | {worst} | {fell} |" in text
+    assert "each of 2 groups" in text and "| 2 | fitted |" in text
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path):
