@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # nothing below may need a network after installation
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-lowest check bench bench-full bench-eval clean
+.PHONY: demo test test-lowest check bench bench-full clean
 
 $(VENV)/python.stamp: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +19,7 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --no-build-isolation -e '.[test]'
+	$(PIP) --no-build-isolation -e '.[test,eval]'
 	touch $@
 
 demo: $(VENV)/demo.stamp
@@ -60,7 +60,7 @@ bench: $(VENV)/test.stamp
 # people and objects of a CLIP that nothing was built on
 OTHERS := pemba raskin thalor ulvie brisca nemoto maldin sorrel joveth velun cat deer dog frog horse ship truck
 
-# hours: every table but that of bench-eval; each goes on where it was stopped
+# hours: every table; each goes on where it was stopped
 bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/train_photo_clip.py
 	$(BIN)/python benchmarks/photo_scores.py
@@ -76,12 +76,8 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/zoo_canvas.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/eval_unlearn_zoo.py  # on Python 3.11 and later
 	$(BIN)/python benchmarks/readme.py
-
-# what of eval-unlearn, which asks for Python 3.11, runs on the zoo
-bench-eval: $(VENV)/test.stamp
-	$(PIP) --no-build-isolation -e '.[eval]'
-	$(BIN)/python benchmarks/eval_unlearn_zoo.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest hf-slug-demo build *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache

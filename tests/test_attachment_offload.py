@@ -51,10 +51,11 @@ def block_offload(host):
 
 
 OFFLOADS = [model_offload, sequential_offload, sequential_offload_with_buffers, group_offload, block_offload]
-HOST_CASES = ["sd1", "sdxl, second", "CLIPModel, vision", "llava"]
-ZOO_CASES = ["zoo's Stable Diffusion", "zoo's LLaVA"]  # of the same classes, and larger: not every way once more
-RUNS = [(name, offload) for name in HOST_CASES for offload in OFFLOADS]
-RUNS += [(name, offload) for name in ZOO_CASES for offload in (sequential_offload, block_offload)]
+# every way on a pipeline and on a model, and the others' own: two encoders, no host, real size
+RUNS = [(name, offload) for name in ("sd1", "llava") for offload in OFFLOADS]
+RUNS += [("sdxl, second", offload) for offload in (model_offload, sequential_offload, group_offload)]
+RUNS += [("CLIPModel, vision", offload) for offload in (sequential_offload, block_offload)]
+RUNS += [("zoo's Stable Diffusion", block_offload), ("zoo's LLaVA", sequential_offload)]
 
 
 def stop(host):

@@ -3,9 +3,6 @@
 
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -83,15 +80,6 @@ def test_the_weights_are_asked_for_once(hub, client, repo, way):
 
 
 @pytest.mark.slow
-def test_another_process_with_an_empty_cache_gets_the_same(hub, pushed, tmp_path):
-    code = f"import hub_calls; print(hub_calls.load_onto_pipeline({REPO!r}), hub_calls.expected_weight())"
-    given = {**os.environ, **environment(hub.url, tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found, expected = done.stdout.split()[-2:]
-    assert found == expected
-
-
 def test_a_revision_stays_what_it_was(hub, client):
     name = "mira/revised"
     client(hub_calls.push, 0, name)
@@ -181,12 +169,14 @@ def test_offline_the_cache_will_do(hub, client, repo):
         assert found == expected and not opened
 
 
-def test_without_a_server_the_cache_will_do(client, tmp_path):
-    with LoopbackHub() as hub:
-        own = Client(hub, tmp_path)
-        expected = own(hub_calls.push) and own(hub_calls.load_onto_pipeline)
-    try:
-        assert own(hub_calls.load_onto_pipeline) == expected
+def test_another_process_with_an_empty_cache_gets_the_same_and_keeps_it(hub, client, pushed, tmp_path):
+    expected = client(hub_calls.expected_weight)
+    with LoopbackHub() as server:
+        server.add(REPO, {path: hub.read(REPO, path) for path in FILES})
+        own = Client(server, tmp_path)
+        assert own(hub_calls.load_onto_pipeline, REPO) == expected
+    try:  # without a server
+        assert own(hub_calls.load_onto_pipeline, REPO) == expected
         kinds, message, unchanged = own(hub_calls.try_to_load, "a pipeline", "mira/other")
         assert unchanged and "OSError" in kinds and "mira/other" in message
     finally:

@@ -160,7 +160,7 @@ def test_saved_and_loaded_with_peft_it_is_what_was_searched(dtype, settings, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_two_patches_in_either_order_give_equal_weights(dtype, tmp_path):
     for concept in ("seven", "neon"):
         quick(concept, dtype=dtype, steps=1, front_only=True).patch.save_pretrained(tmp_path / concept)

@@ -56,7 +56,7 @@ def options(folder, output, **changed):
         "batch_size": 4,
         "search_pictures": 6,
         "search_kept": 3,
-        "search_steps": 8,
+        "search_steps": 6,
         **changed,
     }
     flat = []

@@ -23,12 +23,12 @@ def few_pairs(monkeypatch):
 
 
 def few_pictures(concept, seed):
-    """A picture of each of the concept's ten prompts, and of every fifth other one, in few steps."""
+    """A picture of each of the concept's ten prompts, and of every seventh or eighth other one, in few steps."""
     others = {prompt: names for prompt, names in PROMPTS.items() if concept not in names}
     prompts = {prompt: names for prompt, names in PROMPTS.items() if concept in names}
-    prompts |= dict(list(others.items())[:: 4 if seed else 5])
+    prompts |= dict(list(others.items())[:: 7 if seed else 8])
     judge = ClassifierJudge(*zoo.load_judge(), kinds=[DIGITS, STYLES])
-    return GenerationEvaluator(judge, prompts, concept, 1, 1, seed, num_inference_steps=8, guidance_scale=3.0)
+    return GenerationEvaluator(judge, prompts, concept, 1, 1, seed, num_inference_steps=6, guidance_scale=3.0)
 
 
 @pytest.mark.parametrize("objective", ["host", "clip"])
@@ -63,8 +63,8 @@ def test_stable_diffusion_draws_it_no_more(objective, tmp_path):
 def test_llava_says_it_no_more(objective, tmp_path):
     result = zoo.unlearn_llava(
         "seven",
-        evaluate=answer_evaluator("seven", "validation", 0, 90, unseen=False),
-        test_evaluate=answer_evaluator("seven", "test", 0, 90),
+        evaluate=answer_evaluator("seven", "validation", 0, 60, unseen=False),
+        test_evaluate=answer_evaluator("seven", "test", 0, 60),
         steps=8,
         front_only=True,
         objective=objective,
@@ -75,4 +75,4 @@ def test_llava_says_it_no_more(objective, tmp_path):
     result.patch.save_pretrained(tmp_path)
     llava = zoo.load_llava()[0]
     llava.load_unlearning(UnlearningPatch.from_pretrained(tmp_path))
-    assert answer_evaluator("seven", "test", 0, 90)(llava) == pytest.approx(after)
+    assert answer_evaluator("seven", "test", 0, 60)(llava) == pytest.approx(after)

@@ -81,7 +81,8 @@ def esd(
         pipe (`StableDiffusionPipeline`): The pipeline; its UNet is changed in place.
         prompts (`Sequence[str]`): Prompts of the concept; one is drawn at each step.
         variant (`str`, *optional*, defaults to `"x"`):
-            ESD-x trains the cross-attention alone, for what prompts call by name; ESD-u trains everything else.
+            ESD-x trains the cross-attention alone, for what prompts call by name; ESD-u trains everything else, as its paper has it
+            (the authors' code leaves the time embedding and the last layer, too).
         lr (`float`, *optional*, defaults to 1e-5): Adam's.
         steps (`int`, *optional*, defaults to 1000): Training steps, of one picture each.
         eta (`float`, *optional*, defaults to 1): η of [`erasing_target`].
