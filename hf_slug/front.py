@@ -50,8 +50,9 @@ class Front:
         if retain_gradients is not None:
             check_gradients(retain_gradients, weights)
         self.goal, self.direction, self.epsilon, self.rank = goal, direction, epsilon, rank
-        self.forget_gradients = goal.forget_gradients(layers)
+        # in this order, as the forget loss holds one tower's gradient at a time beside what is there already
         self.retain_gradients = goal.retain_gradients(layers) if retain_gradients is None else retain_gradients
+        self.forget_gradients = goal.forget_gradients(layers)
         self.scores = score_layers(layers, weights, self.forget_gradients, self.retain_gradients)
         self.layers = [score.layer for score in select_layers(self.scores, front_only=front_only)]
         self.directions = self._directions_of(self.layers)
