@@ -1,7 +1,10 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The two ways to apply a patch, PEFT's merge and the host's own methods, give the same bits."""
 
+import copy
+import functools
 import itertools
+import operator
 
 import pytest
 import torch
@@ -10,6 +13,12 @@ from peft import PeftModel
 from tiny_hosts import HOSTS, make_clip
 
 from hf_slug.tuner import SlugLayer
+
+
+def part_of(build, path):
+    """Builds the tower that a host embeds; the host itself is made once."""
+    host = functools.cache(build)
+    return lambda: copy.deepcopy(operator.attrgetter(path)(host()))
 
 
 NORM, VISION = "text_model.final_layer_norm", "vision_model.encoder.layers.1.mlp.fc2"
@@ -22,11 +31,14 @@ TOWERS = {
         [("text_projection", V_PROJ), (V_PROJ,)],
     ),
     "CLIPVisionModelWithProjection": (HOSTS["CLIPVisionModelWithProjection"].build, [(VISION, "visual_projection")]),
-    "sd1's encoder": (lambda: HOSTS["sd1"].build().text_encoder, [QKV, (V_PROJ,), (FC1,)]),
-    "llava's tower": (lambda: HOSTS["llava"].build().model.vision_tower, [(VISION,)]),
+    "sd1's encoder": (part_of(HOSTS["sd1"].build, "text_encoder"), [QKV, (V_PROJ,), (FC1,)]),
+    "llava's tower": (part_of(HOSTS["llava"].build, "model.vision_tower"), [(VISION,)]),
     "zoo's CLIP": (zoo_clip, [(FC1,), ("visual_projection",), (FC1, V_PROJ)]),
-    "zoo's Stable Diffusion": (lambda: CASES["zoo's Stable Diffusion"].build().text_encoder, [(FC1,), (FC1, V_PROJ)]),
-    "zoo's LLaVA": (lambda: CASES["zoo's LLaVA"].build().model.vision_tower, [(VISION,), (VISION,)]),
+    "zoo's Stable Diffusion": (
+        part_of(CASES["zoo's Stable Diffusion"].build, "text_encoder"),
+        [(FC1,), (FC1, V_PROJ)],
+    ),
+    "zoo's LLaVA": (part_of(CASES["zoo's LLaVA"].build, "model.vision_tower"), [(VISION,), (VISION,)]),
 }
 every_tower = pytest.mark.parametrize("build, stacked", TOWERS.values(), ids=TOWERS.keys())
 
