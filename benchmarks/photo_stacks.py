@@ -137,12 +137,10 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 4), layout="constrained")
     for axis, (title, matrix) in zip(axes, shown.items()):
         picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="coolwarm")
-        axis.set(title=title, xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
-        (
-            axis.set_title(title, pad=8),
-            axis.set_xticklabels(STACKED[:count], rotation=45),
-            axis.set_yticklabels(STACKED[:count]),
-        )
+        axis.set(xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
+        axis.set_title(title, pad=8)
+        axis.set_xticklabels(STACKED[:count], rotation=45)
+        axis.set_yticklabels(STACKED[:count])
         for i in range(count):
             for j in range(count):
                 axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="black", fontsize=7)

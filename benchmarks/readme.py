@@ -18,7 +18,6 @@ from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
 from tables import Runs, markdown, percent, percents
 from zoo_canvas import KINDS, complete, of, qualities
 from zoo_canvas import METHODS as ERASERS
-from zoo_concepts import summary
 from zoo_erasers import settings_of
 from zoo_hosts import falls_of_answers, with_untouched
 from zoo_hosts import of as of_host
@@ -76,7 +75,7 @@ def photographs() -> str:
 
 
 def hosts() -> str:
-    """Both hosts of the zoo, both objectives, one at a time and stacked: what is forgotten, and how much of the rest falls."""
+    """Both hosts of the zoo, both objectives, one concept at a time: what is forgotten, and how much of the rest falls."""
     rows, lines = Runs("zoo_hosts", ()).rows, []
     for objective in ("host", "clip"):
         pairs = with_untouched(rows, objective)
@@ -110,18 +109,13 @@ def fell(*columns: Sequence[float]) -> list[str]:
     return [cell for column in columns for cell in worst(column, max)]
 
 
-def concepts() -> str:
-    """Each concept of the zoo's CLIP, several seeds."""
-    return summary([row for row in Runs("zoo_concepts", ()).rows if row["direction"] == "whitened"])
-
-
 def canvas() -> str:
     """SLUG and the erasers of Stable Diffusion: quality, processor seconds and bytes."""
-    rows = [row for row in Runs("zoo_canvas", ()).rows if row["settings"] == settings_of(row["method"])]
+    rows = complete([row for row in Runs("zoo_canvas", ()).rows if row["settings"] == settings_of(row["method"])])
     lines = []
     for title, own_kind in KINDS.items():
         for method in ERASERS[1:]:
-            own = [row for row in of(complete(rows), method) if kind(row["concept"]) == own_kind]
+            own = [row for row in of(rows, method) if kind(row["concept"]) == own_kind]
             costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all", "stored_bytes")]
             name = "**SLUG**" if method == "SLUG" else method
             seconds = [f"{value:.1f}" for value in costs[:2]]

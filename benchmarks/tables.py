@@ -28,8 +28,6 @@ from hf_slug.report import describe_software, wilson_interval
 RESULTS = Path(__file__).parent / "results"
 # The bar of the runs is enough; their processes read this when they start.
 _QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-
-
 # What `unlearn`'s search finds changes with it: rows of another are done again. To be changed by hand when the search is.
 SEARCH = "of the chosen layer the smallest step at a tenth of the risk"
 
@@ -191,7 +189,7 @@ def shares(values: Sequence[float], counts: Sequence[int]) -> str:
 
 def mean_shares(values: Sequence[float], counts: Sequence[int]) -> str:
     """
-    The mean of the shares of several concepts [its 95 % interval], in percent.
+    The mean of the shares of several concepts, or runs, [its 95 % interval] in percent.
 
     The interval is Student's over the concepts, cut off at 0 and 100 %. Where they all agree, as where nothing is left of any, it would have
     no width: then it is Wilson's, over all that was counted.

@@ -216,11 +216,12 @@ def table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
             f"ESD trains for as many iterations as published, on pictures that are denoised in {DRAWING_STEPS} steps, as the "
             f"zoo's are, where those published had 50: it would take longer with these."
         )
-    by_kind = {title: [row for row in complete(rows) if kind(row["concept"]) == key] for title, key in KINDS.items()}
+    compared = complete(rows)
+    by_kind = {title: [row for row in compared if kind(row["concept"]) == key] for title, key in KINDS.items()}
     by_kind = {title: own for title, own in by_kind.items() if own}
     for title, own in by_kind.items():
         parts += [f"## {title}", methods_table(own), beaten(own)]
-    if left := len(rows) - len(complete(rows)):
+    if left := len(rows) - len(compared):
         parts.append(f"{left} runs of concepts and seeds that not every method was run on yet are below alone.")
     lines = [line for title, own in by_kind.items() for line in verdict(title.lower(), own)]
     if lines and not quick:  # in a quick run ESD is a tenth of itself, and nothing is tuned

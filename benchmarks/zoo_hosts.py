@@ -72,10 +72,8 @@ def run(task: Row) -> Row:
     if folder.exists():
         shutil.rmtree(folder)
     result.patch.save_pretrained(folder)
-    chosen = result.report["chosen"]
     return {
-        "layer": chosen["layer"],
-        "relative_change": chosen["relative_change"],
+        **{key: result.report["chosen"][key] for key in ("layer", "relative_change")},
         "reached": result.report["target"]["reached_on_validation"],
         "seconds": round(time.perf_counter() - started),
         **row,

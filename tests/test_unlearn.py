@@ -21,9 +21,9 @@ from hf_slug.zoo.data import TEMPLATES, names
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def quick(concept="seven", dtype=torch.float32, model=None, **settings):
+def quick(concept="seven", dtype=torch.float32, model=None, limits=(2, 2), **settings):
     """A run on few pictures, some seconds long; in float16, for which processors have no kernels, on fewer."""
-    train, other = (1, 1) if dtype == torch.float16 else (2, 2)
+    train, other = (1, 1) if dtype == torch.float16 else limits
     model, processor = (model, zoo.load_clip()[1]) if model is not None else zoo.load_clip(dtype)
     forget, retain = concept_pairs(concept, "train", limit_per_digit=train)
     sets = {}
@@ -38,6 +38,12 @@ def quick(concept="seven", dtype=torch.float32, model=None, **settings):
 def plain():
     """The same run for all tests that compare others with it."""
     return quick()
+
+
+@functools.cache
+def more():
+    """On more pictures, as cosines near 0 are known the better."""
+    return quick(limits=(4, 3))
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +110,10 @@ def test_a_run_can_be_repeated(zoo_clip):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_changes_memory_and_nothing_else(batch_size):
-    a, b = plain().report, quick(batch_size=batch_size).report
+    a, b = more().report, quick(batch_size=batch_size, limits=(4, 3)).report
     for x, y in zip(a["layers"], b["layers"]):
         assert x["importance"] == pytest.approx(y["importance"], rel=1e-5)
-        assert x["alignment"] == pytest.approx(y["alignment"], abs=1e-5)  # a cosine
+        assert x["alignment"] == pytest.approx(y["alignment"], rel=1e-3, abs=1e-6)
     assert a["chosen"]["layer"] == b["chosen"]["layer"]
     assert a["chosen"]["step_size"] == pytest.approx(b["chosen"]["step_size"], rel=1e-5)
     assert a["metrics"] == b["metrics"]
@@ -160,7 +166,7 @@ def test_saved_and_loaded_with_peft_it_is_what_was_searched(dtype, settings, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_two_patches_in_either_order_give_equal_weights(dtype, tmp_path):
     for concept in ("seven", "neon"):
         quick(concept, dtype=dtype, steps=1, front_only=True).patch.save_pretrained(tmp_path / concept)

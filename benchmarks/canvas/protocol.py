@@ -100,8 +100,8 @@ class Canvas:
         photographs in "photo" style, and "An Architectures image".
         """
         style, thing = cell
-        said = self.say(("photo" if style == PHOTO else style, thing)).removesuffix(".")
-        return said.replace("A Architectures", "An Architectures")
+        text = self.say(("photo" if style == PHOTO else style, thing)).removesuffix(".")
+        return text.replace("A Architectures", "An Architectures")
 
     def spread(self, concept: str, shown: bool) -> list[Cell]:
         """
