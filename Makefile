@@ -48,6 +48,8 @@ bench bench-full: export HF_HUB_OFFLINE = $(if $(HF_SLUG_DATA),1,0)
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/train_photo_clip.py --steps 500 --output .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_tables.py --quick --model .cache/photo-clip-quick/model
+	$(BIN)/python benchmarks/photo_stacks.py --quick --model .cache/photo-clip-quick/model
+	$(BIN)/python benchmarks/photo_ablations.py --quick --model .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/zoo_concepts.py --quick
 	$(BIN)/python benchmarks/zoo_hosts.py --quick
 	$(BIN)/python benchmarks/zoo_answers.py --quick

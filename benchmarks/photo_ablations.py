@@ -2,7 +2,8 @@
 """
 What settles the defaults: one thing changed at a time, on people and objects that no other table reports.
 
-    HF_SLUG_DATA=../shared/data python benchmarks/photo_ablations.py     # an hour or two; goes on where it was stopped
+    HF_SLUG_DATA=../shared/data python benchmarks/photo_ablations.py             # an hour or two; goes on where it was stopped
+    HF_SLUG_DATA=../shared/data python benchmarks/photo_ablations.py --quick     # a person and an object of one seed
 
 The steps of `unlearn` are joined here by hand, so that all variants of one concept share their gradients, and so that variants that did
 not become an option can be tried. Writes `benchmarks/results/photo_ablations.md`.
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from photo_data import DEVELOPMENT, MODEL, Score, collect, load_model, mark_of
+from photo_data import DEVELOPMENT, DEVELOPMENT_SEEDS, MODEL, Score, collect, load_model, mark_of
 from photo_variants import BASE, GROUPS, PUBLISHED, VARIANTS, WHY, Variant
 from tables import Runs, by_concept, interval, markdown, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
@@ -35,6 +36,7 @@ from hf_slug.steps import new_weights
 from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights, resolve_modules
 
 
+CONCEPTS = (*DEVELOPMENT[:6], *DEVELOPMENT[-3:])  # people and objects; five minutes each and seed
 # other variants, or other rules of what is compared, are other runs
 PLAN = hashlib.sha256(repr((VARIANTS, PUBLISHED, "the forgotten name struck")).encode()).hexdigest()[:8]
 
@@ -211,7 +213,7 @@ def against_default(rows: Sequence[dict[str, Any]], variant: Variant) -> str:
     return ", ".join(said) or ("" if variant is BASE else "no difference shown")
 
 
-def write_table(rows: Sequence[dict[str, Any]]) -> None:
+def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes what each change does to forgetting and to what is kept, people and objects apart."""
     parts = ["# Ablations"]
     people = [row for row in rows if row["concept"] in FACE_NAMES]
@@ -254,16 +256,20 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
     for title, variants in {**GROUPS, "Everything as published": (PUBLISHED,)}.items():
         lines = [line(BASE), *map(line, variants)]
         parts += [f"## {title}", markdown(header, [each for each in lines if each]), *filter(None, [WHY.get(title)])]
-    write("photo_ablations", parts, note="One thread a run.", rows=rows)
+    write(name, parts, note="One thread a run.", rows=rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
-    parser.add_argument("--concepts", nargs="+", default=list(DEVELOPMENT), choices=DEVELOPMENT, metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--concepts", nargs="+", default=CONCEPTS, choices=DEVELOPMENT, metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=DEVELOPMENT_SEEDS)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="a person and an object, one seed")
     args = parser.parse_args()
+    name = "photo_ablations"
+    if args.quick:
+        name, args.concepts, args.seeds = f"{name}_quick", [DEVELOPMENT[0], DEVELOPMENT[-1]], args.seeds[:1]
     load_model(args.model)
     mark = mark_of(args.model)
     tasks = [
@@ -271,10 +277,10 @@ def main() -> None:
         for seed in args.seeds
         for concept in args.concepts
     ]
-    runs = Runs("photo_ablations", ("concept", "seed", "plan", "weights"))
+    runs = Runs(name, ("concept", "seed", "plan", "weights"))
 
     def write_current(rows: Sequence[dict[str, Any]]) -> None:
-        write_table([row for row in rows if (row["plan"], row.get("weights")) == (PLAN, mark)])
+        write_table(name, [row for row in rows if (row["plan"], row.get("weights")) == (PLAN, mark)])
 
     runs.complete(run, tasks, args.workers, after=write_current)
 

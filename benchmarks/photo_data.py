@@ -9,7 +9,16 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from train_photo_clip import FACE_NAMES, NAMES, OBJECT_NAMES, TRAIN_SHOTS, load_faces, load_objects, open_objects
+from train_photo_clip import (
+    FACE_NAMES,
+    NAMES,
+    OBJECT_NAMES,
+    OTHERS,
+    TRAIN_SHOTS,
+    load_faces,
+    load_objects,
+    open_objects,
+)
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_slug.data import Pairs, load_pairs
@@ -20,12 +29,15 @@ from hf_slug.inputs import embed_images
 
 MODEL = Path(".cache/photo-clip/model")
 # Defaults and grids were settled on DEVELOPMENT, whom no table but the ablations reports. Of the five of Table 1 a stack was looked
-# at when `fit_weights` was made, so other five are stacked. Of the objects, "cat" was looked at once while the risk was settled.
+# at when `fit_weights` was made, so all others are stacked. Of the objects, "cat" was looked at once while the risk was settled.
 PEOPLE = FACE_NAMES[20:25]
-STACKED = FACE_NAMES[25:30]
+STACKED = (FACE_NAMES[25:30], FACE_NAMES[30:35], FACE_NAMES[35:40], FACE_NAMES[:5])
 OBJECTS = OBJECT_NAMES[3:]
 DEVELOPMENT = (*FACE_NAMES[5:15], *OBJECT_NAMES[:3])
 EVERYONE = tuple(name for name in FACE_NAMES if name not in DEVELOPMENT)
+# Defaults were settled, and ablations are measured, on photographs of other seeds than are reported: those of objects are then others,
+# but for some by chance; of a person there are only four that the CLIP has not seen.
+SEEDS, DEVELOPMENT_SEEDS = (3, 4, 5), (10, 11, 12)
 VALIDATION_OBJECTS, TEST_OBJECTS = 500, 1000
 SHOTS, TEST_SHOTS = 10, 2  # of a person, and how many of them are reported
 
@@ -109,7 +121,8 @@ class Score:
     """
     Scores a model on one part of the photographs: FA@1, FA@5, and TA of people, of objects, of the concept's neighbours.
 
-    Top-1 and top-5 are over all fifty names; TA is the mean over names, the forgotten one left out.
+    Top-1 and top-5 are over all fifty names; TA is the mean over names, the forgotten one left out. FA@5 is also measured with all
+    names said otherwise than to the gradient and to whatever chooses: the mean over the CLIP's other wordings.
 
     Args:
         photographs ([`Photographs`]): The photographs.
@@ -121,7 +134,9 @@ class Score:
     def __init__(self, photographs: Photographs, part: str, processor: Any, original: CLIPModel):
         self.processor, self.concept = processor, photographs.concept
         forget, retain = photographs.parts[f"{part}forget"], photographs.parts[f"{part}retain"]
-        self.evaluator = ZeroShotEvaluator(processor, forget, retain, self.concept, NAMES, batch_size=250)
+        own = (processor, forget, retain, self.concept, NAMES)
+        self.evaluator = ZeroShotEvaluator(*own, batch_size=250)
+        self.reworded = [ZeroShotEvaluator(*own, wording, batch_size=250) for wording in OTHERS]
         self.near = self.evaluator.find_neighbors(original)
         self.n_forget, self.n_retain = len(forget), len(retain)
 
@@ -143,7 +158,7 @@ class Score:
         struck: tuple[str, ...] = (),
     ) -> dict[str, float]:
         """
-        Returns `fa1`, `fa5`, `people`, `objects` and `near`, in [0, 1].
+        Returns `fa1`, `fa5`, `fa5_reworded`, `people`, `objects` and `near`, in [0, 1].
 
         Args:
             model (`CLIPModel`): The model.
@@ -163,8 +178,10 @@ class Score:
             return fmean(by_name[name] for name in names if name in by_name)
 
         people = range(len(FACE_NAMES))
+        reworded = [each.forgotten(own, each.embed_names(model))["fa5"] for each in self.reworded]
         return {
             **evaluator.forgotten(own, classes),
+            "fa5_reworded": fmean(reworded),
             "people": mean(people),
             "objects": mean(i for i in by_name if i not in people),
             "near": mean(self.near),

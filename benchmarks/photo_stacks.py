@@ -2,7 +2,8 @@
 """
 Patches of one to five people on one CLIP (the paper's Figures 7 and 8), as `photo_tables.py` has saved them.
 
-    HF_SLUG_DATA=../shared/data python benchmarks/photo_stacks.py
+    HF_SLUG_DATA=../shared/data python benchmarks/photo_stacks.py             # goes on where it was stopped
+    HF_SLUG_DATA=../shared/data python benchmarks/photo_stacks.py --quick     # two people of one seed
 
 Writes `benchmarks/results/photo_stacks.md` and `photo_stacks.png`, the mean cosines of people's photographs with their names.
 """
@@ -14,10 +15,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from photo_data import MODEL, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
+from photo_data import MODEL, SEEDS, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
 from photo_methods import apply, settings_of
 from photo_tables import patch_folder, save_patch
-from tables import RESULTS, Runs, markdown, percent, percents, shares, write
+from tables import RESULTS, Runs, markdown, mean_shares, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 
 from hf_slug import UnlearningPatch, fit_weights
@@ -34,11 +35,12 @@ SEARCHED, FITTED = "as searched", "fitted"
 def run(task: dict[str, Any]) -> dict[str, Any]:
     """The first `count` people forgotten at once: each one's FA, what is left of the others, and the cosines."""
     model, processor = load_model(task["model"])
-    gone = STACKED[: task["count"]]
+    group = STACKED[task["group"]]
+    gone = group[: task["count"]]
     photographs = {concept: collect(concept, task["seed"]) for concept in gone}
     scores = {concept: Score(own, "test_", processor, model) for concept, own in photographs.items()}
     kept = scores[gone[0]]  # of the others: those 35 people who are never forgotten, so that the numbers compare
-    before = kept(model, STACKED, struck=gone)
+    before = kept(model, group, struck=gone)
     shown = Pairs([p for s in scores.values() for p in s.evaluator.forget], "people")
     first = cosines(model, processor, shown)
     patches = {c: UnlearningPatch.from_pretrained(find_patch({**task, "concept": c})) for c in gone}
@@ -46,7 +48,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     if task["weights"] == FITTED:
         weights = fit_weights(model, patches, {c: _judge(own, processor) for c, own in photographs.items()}).weights
     with stacked(model, patches, weights):
-        after, fa = kept(model, STACKED), {concept: score.forgotten(model) for concept, score in scores.items()}
+        after, fa = kept(model, group), {concept: score.forgotten(model) for concept, score in scores.items()}
         return {
             "fitted": weights,
             "fa": {concept: [found["fa1"], found["fa5"]] for concept, found in fa.items()},
@@ -85,14 +87,15 @@ def mark_of_stacks(weights: str) -> str:
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What one stack's runs leave (FA@1, FA@5, the worst person's FA@5) and cost (people, objects)."""
-    fa = [[fmean(row["fa"][concept][i] for row in rows) for concept in rows[0]["fa"]] for i in (0, 1)]
-    falls = [[before - after for before, after in (row[key] for row in rows)] for key in ("people", "objects")]
-    left = [shares(each, [TEST_SHOTS] * len(each)) for each in fa]
+    """What stacks of so many leave (FA@1, FA@5, the worst person's FA@5) and cost (people, objects)."""
+    groups = [[row for row in rows if row["group"] == group] for group in sorted({row["group"] for row in rows})]
+    fa = [[fmean(row["fa"][concept][i] for row in own) for own in groups for concept in own[0]["fa"]] for i in (0, 1)]
+    falls = [[fmean(row[key][0] - row[key][1] for row in own) for own in groups] for key in ("people", "objects")]
+    left = [mean_shares(each, [TEST_SHOTS] * len(each)) for each in fa]
     return [*left, percent(max(fa[1])), *map(percents, falls)]
 
 
-def write_table(rows: Sequence[dict[str, Any]]) -> None:
+def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table, and draws the cosines of the largest stack."""
     stacks = sorted({(row["count"], row["weights"]) for row in rows})
     lines = [
@@ -104,32 +107,33 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
         "FA@1 ↓",
         "FA@5 ↓",
         "worst person's FA@5",
-        f"fall of the {len(FACE_NAMES) - len(STACKED)} others",
+        f"fall of the {len(FACE_NAMES) - len(STACKED[0])} others",
         "fall of objects",
     ]
+    groups = sorted({row["group"] for row in rows})
     text = (
-        f"The first 1 to 5 of {', '.join(STACKED)}, each forgotten alone, their patches loaded together: with the step that each was searched with "
-        f"alone ({SEARCHED}), and with weights that `fit_weights` found on validation photographs ({FITTED}); seeds "
-        f"{sorted({row['seed'] for row in rows})}. On test photographs, {TEST_SHOTS} a person and seed, among all {len(NAMES)} names, in percent. FA: "
-        f"the share still recognised [95 % interval by Wilson, as if a person had the {TEST_SHOTS} photographs of one seed alone: seeds share "
-        f"some]; falls in points (mean ± half a 95 % interval over seeds) from the untouched model with the forgotten names struck, over the {len(FACE_NAMES) - len(STACKED)} people whom no patch forgets."
+        f"The first 1 to 5 of each of {len(groups)} groups ({'; '.join(', '.join(STACKED[i]) for i in groups)}), each forgotten alone, their "
+        f"patches loaded together: with the step that each was searched with alone ({SEARCHED}), and with weights that `fit_weights` found on "
+        f"validation photographs ({FITTED}); seeds {sorted({row['seed'] for row in rows})}. On test photographs, {TEST_SHOTS} a person and "
+        f"seed, among all {len(NAMES)} names, in percent. FA: the share still recognised [95 % interval by Student over people; where all "
+        f"agree by Wilson, as if a person had the {TEST_SHOTS} photographs of one seed alone: seeds share some]; falls in points (mean ± half a "
+        f"95 % interval over groups) from the untouched model with the forgotten names struck, over the {len(FACE_NAMES) - len(STACKED[0])} "
+        f"people whom no patch of the group forgets."
     )
-    draw(rows)
-    write(
-        "photo_stacks",
-        ["# Several people forgotten at once", text, markdown(header, lines), "![Cosines](photo_stacks.png)"],
-        rows=rows,
-    )
+    draw(name, [row for row in rows if row["group"] == groups[0]])
+    parts = ["# Several people forgotten at once", text, markdown(header, lines), f"![Cosines]({name}.png)"]
+    write(name, parts, rows=rows)
 
 
-def draw(rows: Sequence[dict[str, Any]]) -> None:
-    """Draws the cosines of the largest stack's people with their names, before and after, averaged over seeds."""
+def draw(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Draws the cosines of a group's largest stack with their names, before and after, averaged over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     count = max(row["count"] for row in rows)
+    people = STACKED[rows[0]["group"]][:count]
     own = {kind: [r for r in rows if (r["count"], r["weights"]) == (count, kind)] for kind in (SEARCHED, FITTED)}
     means = {kind: torch.tensor([row["cosines"] for row in some]).mean(0) for kind, some in own.items() if some}
     shown = {"before": next(iter(means.values()))[0]}
@@ -139,36 +143,43 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
         picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="coolwarm")
         axis.set(xticks=range(count), yticks=range(count), xlabel="name", ylabel="photographs")
         axis.set_title(title, pad=8)
-        axis.set_xticklabels(STACKED[:count], rotation=45)
-        axis.set_yticklabels(STACKED[:count])
+        axis.set_xticklabels(people, rotation=45)
+        axis.set_yticklabels(people)
         for i in range(count):
             for j in range(count):
                 axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="black", fontsize=7)
     figure.colorbar(picture, ax=axes, label="mean cosine")
     RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / "photo_stacks.png", dpi=110)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
     pyplot.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="two people, one seed")
     args = parser.parse_args()
+    name, counts, groups = "photo_stacks", range(1, len(STACKED[0]) + 1), range(len(STACKED))
+    if args.quick:
+        name, counts, groups, args.seeds = f"{name}_quick", range(1, 3), range(1), args.seeds[:1]
     load_model(args.model)
     mark = mark_of_stacks(mark_of(args.model))
     for seed in args.seeds:  # before several processes want the same
-        for concept in STACKED:
+        for concept in (concept for group in groups for concept in STACKED[group][: max(counts)]):
             find_patch({"concept": concept, "seed": seed, "model": args.model})
     tasks = [
-        {"count": count, "weights": weights, "seed": seed, "model": args.model, "mark": mark}
+        {"group": group, "count": count, "weights": weights, "seed": seed, "model": args.model, "mark": mark}
         for seed in args.seeds
-        for count in range(1, len(STACKED) + 1)
+        for group in groups
+        for count in counts
         for weights in (SEARCHED, FITTED)
     ]
-    runs = Runs("photo_stacks", ("count", "weights", "seed", "mark"))
-    runs.complete(run, tasks, args.workers, after=lambda rows: write_table([r for r in rows if r["mark"] == mark]))
+    runs = Runs(name, ("group", "count", "weights", "seed", "mark"))
+    runs.complete(
+        run, tasks, args.workers, after=lambda rows: write_table(name, [r for r in rows if r["mark"] == mark])
+    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, Score, collect, load_model, mark_of
-from photo_methods import KEPT, METHODS, SLUG, apply, current, settings_of
+from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, SEEDS, Score, collect, load_model, mark_of
+from photo_methods import METHODS, SLUG, apply, current, settings_of
 from photo_report import write_tables
 from tables import Runs, measured
 from train_photo_clip import load_faces, open_objects
@@ -37,7 +37,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         before = score(model, embedded=embedded)
         struck = score(model, embedded=embedded, struck=(task["concept"],))
     with measured() as cost:
-        outcome = apply(task["method"], model, processor, photographs, task["seed"], task.get("tried"))
+        outcome = apply(task["method"], model, processor, photographs, task["seed"])
     if task["method"] == "SLUG":
         save_patch(outcome.patch, task)
     only_text = outcome.patch is not None and "vision" not in outcome.patch.modules_by_tower
@@ -54,7 +54,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "stored_bytes": outcome.stored_bytes,
         "chosen": outcome.chosen,
         "forgotten_on_validation": outcome.forgotten,
-        "ranked": outcome.ranked,
+        "setting": outcome.setting,
     }
 
 
@@ -80,12 +80,12 @@ def main() -> None:
     everything = [*PEOPLE, *OBJECTS, *(name for name in EVERYONE if name not in PEOPLE)]
     parser.add_argument("--concepts", nargs="+", choices=everything, metavar="NAME", help="default: all of all tables")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     parser.add_argument("--quick", action="store_true", help="one person, one object, one seed, SLUG, GA and SSD")
     args = parser.parse_args()
     if args.quick:
-        args.name, args.seeds, args.methods = "photo_tables_quick", [0], [*SLUG, "GA", "SSD"]
+        args.name, args.seeds, args.methods = "photo_tables_quick", SEEDS[:1], [*SLUG, "GA", "SSD"]
         args.concepts = [PEOPLE[0], OBJECTS[0]]
     load_model(args.model), load_faces(), open_objects("test")  # before anything long begins
     mark = mark_of(args.model)
@@ -99,16 +99,12 @@ def main() -> None:
     runs = Runs(args.name, ("method", "concept", "seed", "weights", "settings"))
 
     def known(task: dict[str, Any]) -> dict[str, Any]:
-        """A task with what earlier runs found: what the untouched model does, and the settings that did best with the first seed."""
-        same = [row for row in runs.rows if all(row[key] == task[key] for key in ("concept", "weights"))]
-        begun = [row for row in same if row["seed"] == task["seed"]]
-        first = [row for row in same if runs.key(row) == runs.key(task | {"seed": args.seeds[0]})]
-        found = {key: begun[0][key] for key in ("before", "struck")} if begun else {}
-        if first and first[0]["ranked"] and task["seed"] != args.seeds[0]:
-            found["tried"] = first[0]["ranked"][:KEPT]
-        return task | found
+        """A task with what earlier runs found the untouched model to do."""
+        keys = ("concept", "seed", "weights")
+        begun = [row for row in current(runs.rows, mark) if all(row[key] == task[key] for key in keys)]
+        return task | ({key: begun[0][key] for key in ("before", "struck")} if begun else {})
 
-    for seed in args.seeds:  # one after the other: the first says what the others try
+    for seed in args.seeds:  # whole seeds first: a run that is stopped early has all methods
         own = [known(task) for task in tasks if task["seed"] == seed]
         runs.complete(run, own, args.workers, after=lambda rows: write_tables(current(rows, mark), args.name))
 

@@ -92,7 +92,8 @@ WHY = {
     "Which of them wins": (
         "Of layers that keep as much, to a point, the one that moves least what kept photographs are taken for (KL). Accuracies that differ by a "
         "photograph or two say nothing; alone either choice does, but patches that hardly move anything else get less in each other's way "
-        "when they are stacked."
+        "when they are stacked. A change of many times the weight hardly moves anything either, as long as the layer's inputs are what they "
+        "were; below it another patch shifts them. So such changes come last among what keeps as much."
     ),
     "Tower": (
         "Both compete by default. To forget one person in the vision tower, faces must be told apart there less well, and all suffer; in the text "

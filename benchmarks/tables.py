@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 # The bar of the runs is enough; their processes read this when they start.
 _QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 # What `unlearn`'s search finds changes with it: rows of another are done again. To be changed by hand when the search is.
-SEARCH = "of the chosen layer the smallest step at a tenth of the risk"
+SEARCH = "changes of over 16 times the weight last; of the chosen layer the smallest step at a tenth of the risk"
 
 
 class Runs:

@@ -169,6 +169,33 @@ def test_among_layers_that_keep_as_much_the_one_that_moves_least_wins(tiny, kept
     assert search(tiny, layers, directions_of(tiny, layers), Judge(), steps=3).chosen.layer.name == wanted
 
 
+@pytest.mark.parametrize(
+    "kept, needed, wanted",
+    [
+        ((0.902, 0.898), (20.0, 2.0), "text_projection"),  # as good to a point, and far less is changed
+        ((0.902, 0.898), (10.0, 2.0), "visual_projection"),  # up to 16 times the weight what has moved least decides
+        ((0.902, 0.898), (40.0, 20.0), "visual_projection"),  # both are beyond
+        ((0.93, 0.898), (20.0, 2.0), "visual_projection"),  # over a point better
+    ],
+)
+def test_a_change_of_many_times_the_weight_wins_only_where_it_keeps_more(tiny, kept, needed, wanted):
+    names = ("visual_projection", "text_projection")
+    layers = [layer for layer in candidate_layers(tiny) if layer.name in names]
+    originals = [tiny.get_submodule(name).weight.detach().clone() for name in names]
+
+    class Judge:
+        primary_metric, greater_is_better = "fa1", False
+
+        def __call__(self, model):
+            weights = [model.get_submodule(n).weight.detach() for n in names]
+            moved = [float((weight - w).norm() / w.norm()) for weight, w in zip(weights, originals, strict=True)]
+            own = int(moved[1] > 0)
+            # at the original weights nothing is forgotten, and of the two the first moves less
+            return {"fa1": float(moved[own] < needed[own]), "ta": kept[own], "kl": (0.1, 0.2)[own]}
+
+    assert search(tiny, layers, directions_of(tiny, layers), Judge()).chosen.layer.name == wanted
+
+
 class Margins(PreparedZeroShot):
     """Stands for zero-shot images: how far a layer has moved says how safely the concept is forgotten and what is kept."""
 
@@ -213,6 +240,12 @@ def stepwise(moved):
         (lambda moved: 0.001, lambda moved: 0.9, 0.05, (0, 0.1)),  # as safe already
         (stepwise, lambda moved: 0.9, 0.05, (0.79, 0.81)),  # a step that was looked at before
         (falling, lambda moved: 0.9, 1.0, (0, 0.1)),  # nobody asks for the risk
+        (
+            lambda moved: 0.2 / max(moved, 0.01),
+            lambda moved: 0.9,
+            0.05,
+            (4, 6.1),
+        ),  # safer only at over 16 times the weight
     ],
 )
 def test_of_the_chosen_layer_a_safer_step_is_taken_where_it_costs_nothing(tiny, risk, ta, allowed, wanted):
