@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from photo_data import DEVELOPMENT, DEVELOPMENT_SEEDS, MODEL, Score, collect, load_model, mark_of
 from photo_variants import BASE, GROUPS, PUBLISHED, VARIANTS, WHY, Variant
-from tables import Runs, by_concept, interval, markdown, percent, percents, write
+from tables import SEARCH, Runs, by_concept, interval, markdown, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 from transformers import CLIPModel
 
@@ -37,8 +37,8 @@ from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights
 
 
 CONCEPTS = (*DEVELOPMENT[:6], *DEVELOPMENT[-3:])  # people and objects; five minutes each and seed
-# other variants, or other rules of what is compared, are other runs
-PLAN = hashlib.sha256(repr((VARIANTS, PUBLISHED, "the forgotten name struck")).encode()).hexdigest()[:8]
+# other variants, another search, or other rules of what is compared, are other runs
+PLAN = hashlib.sha256(repr((VARIANTS, PUBLISHED, SEARCH, "the forgotten name struck")).encode()).hexdigest()[:8]
 
 
 class Trial:
