@@ -16,6 +16,7 @@ import photo_methods
 import photo_report
 import photo_stacks
 import photo_tables
+import photo_trial
 import pytest
 import tables
 import torch
@@ -291,7 +292,7 @@ def test_a_name_that_is_struck_is_never_taken_for_another(folder):
 def test_every_ablation_runs_and_leaves_the_model_as_it_was(folder, quick):
     model, processor = photo_data.load_model(folder / "model")
     before = snapshot(model)
-    trial = photo_ablations.Trial(model, processor, FACE_NAMES[6], 0)
+    trial = photo_trial.Trial(model, processor, FACE_NAMES[6], 0)
     usual = photo_ablations.BASE
     unlike = (
         "direction",
