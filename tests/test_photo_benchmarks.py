@@ -131,7 +131,7 @@ def quick(monkeypatch):
         chosen = {"lr": (1e-4,), "steps": (2,), "every": (1,), "ratio": (1,), "alpha": (1.0, 10.0), "limit": (1.0,)}
         monkeypatch.setitem(photo_methods.GRIDS, method, {key: chosen[key] for key in grid})
     collect = photo_data.collect
-    for module in (photo_tables, photo_stacks, photo_ablations):
+    for module in (photo_tables, photo_stacks, photo_trial):
         monkeypatch.setattr(module, "collect", lambda *args, **kwargs: collect(*args, objects=12, test_objects=60))
 
 
