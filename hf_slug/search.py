@@ -11,7 +11,8 @@ from torch import nn
 from transformers.utils import logging
 
 from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
-from .evaluation.risk import AIM, HARDLY
+from .evaluation.risk import HARDLY
+from .goal import FAR, Goal, preference
 from .processes import ALONE, Processes
 from .replay import changed_weights
 from .steps import Measure, Trial, new_weights, search_layer
@@ -20,11 +21,6 @@ from .towers import Layer, layer_weights
 
 # Generating pictures and answers is dear: a weight that was changed by six times itself without any effect is given up.
 _HOPELESS = 6.0
-# A risk that rests on fewer images is believed only where no other layer forgets.
-_FEW = 5
-# What keeps the rest at a change of more than so many times the weight does so by its inputs alone, and another patch below it shifts
-# those: on people whom no table reports, stacks of five with such patches cost 5 points of the others' accuracy, without them 1.
-_FAR = 16.0
 # A host's search ends where a layer forgets and none of these falls by more than that; else it goes on to the next fronts.
 _KEPT, _SPARE = ("ta", "ira", "cra"), 0.01
 
@@ -125,15 +121,8 @@ def search(
         raise ValueError("No layer to search: the forget loss does not depend on any candidate.")
     if steps < 1:
         raise ValueError(f"Expected at least one step, found {steps}.")
-    goal = target if target is not None else float(evaluator.greater_is_better)
-    key = evaluator.primary_metric
-    allowed = risk if evaluator.greater_is_better else max(risk, goal)
-
-    def is_reached(metrics: dict[str, Any]) -> bool:
-        return metrics[key] >= goal if evaluator.greater_is_better else metrics[key] <= goal
-
-    def is_forgotten(metrics: dict[str, Any]) -> bool:
-        return is_reached(metrics) and metrics.get("risk", 0.0) <= allowed
+    goal = Goal.of(evaluator, target, risk)
+    key = goal.metric
 
     def call(layer: Layer) -> Measure:
         def measure(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -149,7 +138,7 @@ def search(
 
         return measure
 
-    prepared = prepare(evaluator, model, host, goal)
+    prepared = prepare(evaluator, model, host, goal.target)
     behaviour = prepared if isinstance(prepared, PreparedBehaviour) else None  # dear: looked at only where it decides
     hopeless = math.inf if behaviour is None else _HOPELESS
     left = None if behaviour is None or not reserve else iter(reserve)
@@ -166,15 +155,8 @@ def search(
         for i, metrics in processes.gather([(i, metrics) for (i, _), metrics in zip(own, found, strict=True)]):
             new[i].metrics |= metrics
 
-    def closeness(trial: Trial) -> float:
-        return trial.metrics[key] * (-1 if evaluator.greater_is_better else 1)
-
-    def best_of(trials: Sequence[Trial]) -> Trial:
-        done = [trial for trial in trials if trial.forgotten] or [t for t in trials if is_reached(t.metrics)]
-        return min(done, key=lambda t: t.step_size) if done else min(trials, key=lambda t: (closeness(t), t.step_size))
-
     def keeps_enough(prepared: PreparedBehaviour, untouched: Mapping[str, float]) -> bool:
-        found = [trial for trial in map(best_of, by_layer) if trial.forgotten]
+        found = [trial for trial in map(goal.best_of, by_layer) if trial.forgotten]
         measure_retained(prepared, found)
         wanted = {name: untouched[name] - _SPARE for name in _KEPT if name in untouched}
         return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
@@ -186,24 +168,22 @@ def search(
         Returns:
             `Trial`: That step, the smallest there is (and smaller ones don't count as forgetting any more); else the same.
         """
-        layer, least = trial.layer, AIM * allowed
-        if not trial.forgotten or trial.metrics["risk"] <= least:
+        layer, safer = trial.layer, goal.safer
+        if not trial.forgotten or safer.is_forgotten(trial.metrics):
             return trial
-
-        def is_safe(metrics: dict[str, Any]) -> bool:
-            return is_reached(metrics) and metrics["risk"] <= least
-
         weights, measure = layer_weights(model, layer), prepared.probe(layer)
         own = [each for each in tried if each.layer == layer]
-        found = search_layer(layer, weights, directions, measure, is_safe, steps, known=own)
+        found = search_layer(layer, weights, directions, measure, safer.is_forgotten, steps, known=own)
         own += found
         tried.extend(found)
-        near = [t for t in own if is_safe(t.metrics) and t.relative_change <= max(_FAR, trial.relative_change)]
+        near = [
+            t for t in own if safer.is_forgotten(t.metrics) and t.relative_change <= max(FAR, trial.relative_change)
+        ]
         safe = min(near, key=lambda t: t.step_size, default=trial)
         measure_retained(prepared, [safe])
         accepted = safe is not trial and safe.metrics["ta"] >= trial.metrics["ta"] - HARDLY
         for each in own:
-            each.forgotten = (is_safe if accepted else is_forgotten)(each.metrics)
+            each.forgotten = (safer if accepted else goal).is_forgotten(each.metrics)
         return safe if accepted else trial
 
     shared = behaviour is None or (left is None and not early_stopping)
@@ -232,7 +212,7 @@ def search(
         if before is None:
             before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
         trials = search_layer(
-            layer, layer_weights(model, layer), directions, measure, is_forgotten, steps, hopeless=hopeless
+            layer, layer_weights(model, layer), directions, measure, goal.is_forgotten, steps, hopeless=hopeless
         )
         if trials:
             by_layer.append(trials)
@@ -242,25 +222,16 @@ def search(
         before = next((found for found in processes.gather([before]) if found is not None), None)
     if not by_layer:
         raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
-    best = [best_of(trials) for trials in by_layer]
-    forgetting = [trial for trial in best if trial.forgotten] or [t for t in best if is_reached(t.metrics)]
+    best = [goal.best_of(trials) for trials in by_layer]
+    forgetting = [trial for trial in best if trial.forgotten] or [t for t in best if goal.is_reached(t.metrics)]
     if prepared is not None:
         measure_retained(prepared, (forgetting or best) if behaviour is not None else best)
     if behaviour is not None and not forgetting:
         own = [(i, *change(trial)) for i, trial in processes.mine(best)]
         for i, metrics in processes.gather([(i, behaviour.probe(layer, whole=True)(new)) for i, layer, new in own]):
             best[i].metrics |= metrics  # looks that stopped early can't be compared
-    closest = min(closeness(trial) for trial in best)
-    pool = forgetting or [trial for trial in best if closeness(trial) == closest]
-
-    def preference(trial: Trial) -> tuple[float, ...]:
-        # layers are tried at the same relative changes, which must not differ by their last bit alone
-        change = round(trial.relative_change, 6)
-        hardly_known = trial.metrics.get("risk_n", _FEW) < _FEW
-        kept, moved = trial.metrics.get("ta", 0.0), trial.metrics.get("kl", 0.0)
-        if "kl" in trial.metrics:  # below a point accuracies differ by chance, and what has moved less says more
-            kept = round(kept, 2)
-        return (hardly_known, -kept, change > _FAR, moved, change, trial.metrics.get("risk", 0.0))
+    closest = min(goal.distance(trial) for trial in best)
+    pool = forgetting or [trial for trial in best if goal.distance(trial) == closest]
 
     chosen = min(pool, key=preference)
     tried = [trial for trials in by_layer for trial in trials]
@@ -268,4 +239,4 @@ def search(
         chosen = make_safer(prepared, chosen)
     if prepared is not None and trajectory != "best":
         measure_retained(prepared, [t for t in tried if trajectory == "all" or t.layer == chosen.layer])
-    return Search(tried, chosen, bool(forgetting), was_known=before is not None and not is_reached(before))
+    return Search(tried, chosen, bool(forgetting), was_known=before is not None and not goal.is_reached(before))
