@@ -144,6 +144,13 @@ def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
     assert found.chosen.step_size == min(t.step_size for t in found.trials if t.layer.name == "text_projection")
 
 
+def projections(model):
+    """Both projections: their names, their layers, and their weights as they are now."""
+    names = ("visual_projection", "text_projection")
+    layers = [layer for layer in candidate_layers(model) if layer.name in names]
+    return names, layers, [model.get_submodule(name).weight.detach().clone() for name in names]
+
+
 @pytest.mark.parametrize(
     "kept, moved, wanted",
     [
@@ -154,9 +161,7 @@ def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
     ],
 )
 def test_among_layers_that_keep_as_much_the_one_that_moves_least_wins(tiny, kept, moved, wanted):
-    names = ("visual_projection", "text_projection")
-    layers = [layer for layer in candidate_layers(tiny) if layer.name in names]
-    originals = [tiny.get_submodule(name).weight.detach().clone() for name in names]
+    names, layers, originals = projections(tiny)
 
     class Judge:
         primary_metric, greater_is_better = "fa1", False
@@ -179,9 +184,7 @@ def test_among_layers_that_keep_as_much_the_one_that_moves_least_wins(tiny, kept
     ],
 )
 def test_a_change_of_many_times_the_weight_wins_only_where_it_keeps_more(tiny, kept, needed, wanted):
-    names = ("visual_projection", "text_projection")
-    layers = [layer for layer in candidate_layers(tiny) if layer.name in names]
-    originals = [tiny.get_submodule(name).weight.detach().clone() for name in names]
+    names, layers, originals = projections(tiny)
 
     class Judge:
         primary_metric, greater_is_better = "fa1", False
