@@ -90,9 +90,14 @@ def _add_sharing(commands: Any) -> None:
         help="with --model, in place of --weights: pairs of each concept, others than in --forget, to fit the weights to each other by",
     )
     add("--retain", metavar="SET", help="with --model: pairs of other names")
+    add(
+        "--validation-retain",
+        metavar="SET",
+        help="with --validation-forget: pairs of other names, others than in --retain, whose accuracy no fitted weight may lower much",
+    )
     add_data(compose)
     add("--json", action="store_true", help="print the report as JSON")
-    compose.set_defaults(run=lambda args: _sharing("compose", args))
+    compose.set_defaults(run=_compose)
 
     export = commands.add_parser("export", help="turn a patch into a standard LoRA, for tools without hf_slug")
     add = export.add_argument
@@ -185,6 +190,12 @@ def _sharing(command: str, args: argparse.Namespace) -> int:
     from . import sharing
 
     return int(getattr(sharing, f"run_{command}")(args))
+
+
+def _compose(args: argparse.Namespace) -> int:
+    from .compose_command import run_compose
+
+    return run_compose(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -79,6 +79,44 @@ def test_a_looser_risk_takes_less(searched):
     assert all(loose[name] < strict[name] for name in CONCEPTS)
 
 
+def test_no_weight_is_raised_at_the_cost_of_what_is_kept(searched):
+    model, patches, evaluators = searched
+    patches = {name: compose_patches({name: patches[name]}, [w]) for name, w in zip(CONCEPTS, (0.8, 2.0))}
+
+    def kept(weights):
+        """Mean accuracy over the names that neither patch forgets, each evaluator's."""
+        with stacked(model, patches, weights):
+            found = []
+            for evaluator in evaluators.values():
+                images = embed_images(model, evaluator.processor, evaluator.retain, 64)
+                scores = torch.nn.functional.normalize(images.double()) @ evaluator.embed_names(model).T
+                names = [evaluator.names[i] for i in evaluator.labels]
+                said = [evaluator.names[i] for i in scores.argmax(1)]
+                for name in set(evaluator.names) - set(CONCEPTS):
+                    own = [said[i] == name for i, known in enumerate(names) if known == name]
+                    found.append(sum(own) / len(own))
+        return sum(found) / len(found)
+
+    free = fit_weights(model, patches, evaluators, cost=1.0)
+    assert free.weights["seven"] > 1.0 and not free.failed
+    assert free.kept == pytest.approx(kept(free.weights))
+    assert free.unfitted_kept == pytest.approx(kept(dict.fromkeys(CONCEPTS, 1.0)))
+    # nothing can be better than all right by a point: no raise can be paid for, and what is lowered still is
+    dear = fit_weights(model, patches, evaluators, cost=-1.01)
+    assert dear.weights["seven"] == 1.0 and dear.weights["two"] < 1.0 and dear.unfitted == free.unfitted
+    # at what it did cost it is done, at less it is not
+    spent = free.unfitted_kept - free.kept
+    assert fit_weights(model, patches, evaluators, cost=spent + 1e-9).weights == free.weights
+    blind = {name: _without_retain(own) for name, own in evaluators.items()}
+    found = fit_weights(model, patches, blind, cost=-1.01)
+    assert found.weights == free.weights and found.kept is None and found.unfitted_kept is None
+
+
+def _without_retain(own):
+    none = own.retain.subset([])
+    return ZeroShotEvaluator(own.processor, own.forget, none, own.names[own.concept], own.names, "a {}", seen=own.seen)
+
+
 def test_a_concept_that_no_weight_forgets_is_said(searched, caplog):
     model, patches, evaluators = searched
     noise = make_patch(model, (FC1,))
@@ -140,13 +178,15 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     for name, folder in zip(CONCEPTS, folders):
         patches[name].save_pretrained(folder)
     arguments = ["compose", *folders, "--model", str(zoo.CLIP_FOLDER), "--template", "a {}"]
-    for flag, split in (("--validation-forget", "validation"), ("--forget", "test")):
+    for prefix, split in (("--validation-", "validation"), ("--", "test")):
         for concept in CONCEPTS:
             pairs, retain = zoo.concept_pairs(concept, split, 0, limit_per_digit=5)
-            arguments += [flag, write_folder(tmp_path / f"{concept} {split}", pairs)]
-    arguments += ["--retain", write_folder(tmp_path / "retain", retain[::3]), "--output", str(tmp_path / "both")]
+            arguments += [f"{prefix}forget", write_folder(tmp_path / f"{concept} {split}", pairs)]
+        arguments += [f"{prefix}retain", write_folder(tmp_path / f"retain {split}", retain[::3])]
+    arguments += ["--output", str(tmp_path / "both")]
     assert main(arguments) == 0
-    assert "fitted weight" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "fitted weight" in shown and "Kept on validation: " in shown
     report = UnlearningPatch.from_pretrained(tmp_path / "both").report
     fitted = report["joint_weights"]
     assert [part["weight"] for part in report["composed_of"]] == list(fitted["weights"].values())
@@ -159,6 +199,9 @@ def test_the_command_fits_them(searched, tmp_path, capsys):
     assert f"NOT forgotten together at any weight up to 2: {folders[0]}" in capsys.readouterr().out
     assert "not every concept is forgotten together" in (tmp_path / "weak" / "README.md").read_text()
     assert main(push) == 2 and "did not make the model forget" in capsys.readouterr().err
-    same = [argument.replace(" test", " validation") for argument in arguments]
-    assert main([*same[:-1], str(tmp_path / "none")]) == 2
-    assert "also in --validation-forget" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    for what in ("forget", "retain"):
+        same = list(arguments)
+        for i in (i for i, flag in enumerate(arguments) if flag == f"--{what}"):
+            same[i + 1] = same[i + 1].replace(" test", " validation")
+        assert main([*same[:-1], str(tmp_path / "none")]) == 2
+        assert f"also in --validation-{what}" in capsys.readouterr().err and not (tmp_path / "none").exists()
