@@ -150,7 +150,8 @@ def unlearn(
         risk (`float`, *optional*, defaults to 0.05):
             Zero-shot, forgotten also means that of further images of the concept no more than this share would be recognised, as
             estimated from how narrowly those at hand are not ([`~hf_slug.evaluation.estimate_risk`]); of the chosen layer a larger step at a
-            tenth of it is taken, if there is one that keeps as much to half a point. 1 leaves the risk out, as the paper does.
+            tenth of it is taken, if there is one that keeps as much to half a point and changes the layer by at most 16 times its weight.
+            1 leaves the risk out, as the paper does.
         steps (`int`, *optional*, defaults to 10): Trials per layer; of the chosen one as many again for a lower risk.
         front_only (`bool`, *optional*, defaults to `False`): Search the first front only, even if it has under 5 layers.
         early_stopping (`bool`, *optional*, defaults to `False`):
