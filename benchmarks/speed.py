@@ -9,13 +9,14 @@ Writes `benchmarks/results/speed.md`. Models have the sizes of real ones and ran
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ import torch
 from baselines.published import unlearn_as_published
 from speed_report import table
 from speed_setup import SIZES, TEMPLATE, collect, load, make_pairs, names, pixels, write_stream
-from tables import Runs, measured
+from tables import SEARCH, Runs, measured
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_slug import PairStream, RetainStatistics, compute_retain_statistics, unlearn
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients, requires_grad_only
 from hf_slug.inputs import text_batch
 from hf_slug.losses import forget_loss
-from hf_slug.towers import candidate_layers, embed, layer_weights
+from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights
 
 
 Row = dict[str, Any]
@@ -44,39 +45,40 @@ def run(task: Row) -> Row:
 
 def run_pipeline(task: Row) -> Row:
     """Forgets a concept from end to end, by us or as published."""
-    model, processor = load(task["size"])
-    parts, every = collect(task["size"], *task["counts"])
+    size, tower, counts = task["size"], task["tower"], (task["forget"], task["retain"])
+    model, processor = load(size)
+    parts, every = collect(size, *counts)
     own = {part: parts[part] for part in ("forget", "retain", "validation_forget", "validation_retain")}
     with tempfile.TemporaryDirectory() as folder:
-        settings: Row = {**parts, "direction": task["direction"], "risk": 1.0, "tower": task["tower"]}
+        settings: Row = {**parts, "direction": task["direction"], "risk": task["risk"], "tower": tower}
         if task["given"]:  # made in a process of its own, whose memory is not counted here
-            made = [task["size"], *map(str, task["counts"]), task["tower"], task["direction"], folder]
+            made = [size, *map(str, counts), tower, task["direction"], folder]
             subprocess.run([sys.executable, str(Path(__file__).with_name("speed_setup.py")), *made], check=True)
             settings["retain"] = RetainStatistics.from_pretrained(folder)
-        own_pass = partial(forward_and_backward, task["size"], task["tower"])
-        own_pass(8)  # what is loaded and allocated at first is nobody's cost
+        forward_and_backward(size, tower, 8)  # what is loaded and allocated at first is nobody's cost
         with measured() as cost:
             if task["method"] == "published":
                 prompt = TEMPLATE.format(every[0])
-                found = unlearn_as_published(model, processor, own, prompt, every, task["tower"])
-                chosen, trials, costs = found.chosen, len(found.trials), {}
+                found = unlearn_as_published(model, processor, own, prompt, every, tower)
+                chosen, tried, costs = found.chosen, [trial.layer for trial in found.trials], {}
                 row = {"layer": chosen.layer.name, "step_size": chosen.step_size}
             else:
-                result = unlearn(model, processor, concept=every[0], names=every, **settings)
-                row, trials = result.report["chosen"], len(result.report["search"])
-                row = {"layer": row["layer"], "step_size": row["step_size"]}
-                costs = {key: result.report["cost"][key] for key in ("gradient_s", "search_s")}
-    count = len(parts["forget"])
-    with FlopCounterMode(display=False) as counter:
-        own_pass(8)
+                report = unlearn(model, processor, concept=every[0], names=every, **settings).report
+                by_name = {layer.name: layer for layer in candidate_layers(model)}
+                tried = [by_name[trial["layer"]] for trial in report["search"]]
+                row = {key: report["chosen"][key] for key in ("layer", "step_size")}
+                costs = {key: report["cost"][key] for key in ("gradient_s", "search_s")}
+    images, prompt = forward_and_backward_flops(size, tower)
+    rate = throughput(model.device, model.dtype)
     return {
         **row,
         **costs,
-        "trials": trials,
+        "trials": len(tried),
         "seconds": cost.seconds,
         "peak_bytes": cost.peak_bytes,
-        "forget_s": seconds_of(lambda: own_pass(count)),
-        "floor_s": counter.get_total_flops() * count / 8 / throughput(model),
+        "forget_s": min(seconds_of(lambda: forward_and_backward(size, tower, task["forget"])) for _ in range(2)),
+        "gradient_floor_s": (images * task["forget"] + prompt) / rate,
+        "search_floor_s": search_flops(size, tried, parts, every) / rate,
     }
 
 
@@ -86,11 +88,50 @@ def forward_and_backward(size: str, tower: str, count: int) -> None:
     weights = {k: w for layer in candidate_layers(model, tower) for k, w in layer_weights(model, layer).items()}
     images = torch.randn(min(count, 64), 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
     said = text_batch(model, processor, [TEMPLATE.format(names()[0])])
-    for start in range(0, count, 64):
-        batch = {"pixel_values": images[: min(64, count - start)]}
-        with requires_grad_only(model, weights), torch.set_grad_enabled(True):
-            loss = forget_loss(embed(model, "vision", batch), embed(model, "text", said))
-            torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    with requires_grad_only(model, weights), torch.set_grad_enabled(True):
+        prompt = embed(model, "text", said)
+        held = prompt.detach().requires_grad_()  # its own graph is gone through once, at the end
+        pull = torch.zeros_like(held)
+        for start in range(0, count, 64):
+            seen = embed(model, "vision", {"pixel_values": images[: min(64, count - start)]})
+            pull += torch.autograd.grad(forget_loss(seen, held), [*weights.values(), held], allow_unused=True)[-1]
+        if tower != "vision":
+            torch.autograd.grad(prompt, list(weights.values()), pull, allow_unused=True)
+
+
+def forward_and_backward_flops(size: str, tower: str) -> tuple[float, float]:
+    """The operations of that pass: of each image, and of the concept."""
+    few, more = (count_flops(lambda n=n: forward_and_backward(size, tower, n)) for n in (4, 8))
+    return (more - few) / 4, 2 * few - more
+
+
+def search_flops(size: str, tried: Sequence[Layer], parts: dict[str, Any], every: list[str]) -> float:
+    """
+    The operations that a search can't do without: all validation images and names once, and above the changed layer those of the concept (or all
+    names) for each step, and the retained ones once a layer.
+    """
+    model, processor = load(size)
+    some = torch.randn(1, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
+    said = text_batch(model, processor, [TEMPLATE.format(name) for name in every])
+    with torch.no_grad():
+        image = count_flops(lambda: embed(model, "vision", {"pixel_values": some}))
+        prompts = count_flops(lambda: embed(model, "text", said))
+    forget, retain = len(parts["validation_forget"]), len(parts["validation_retain"])
+    blocks = {tower: max(layer.block for layer in candidate_layers(model, tower)) for tower in TOWERS}
+
+    def above(layer: Layer) -> float:
+        return 1 - layer.block / blocks[layer.tower]
+
+    total = (forget + retain) * image + prompts
+    total += sum(above(layer) * (forget * image if layer.tower == "vision" else prompts) for layer in tried)
+    return total + sum(above(layer) * retain * image for layer in set(tried) if layer.tower == "vision")
+
+
+def count_flops(function: Callable[[], Any]) -> float:
+    """Multiplications and additions of matrix products and convolutions; torch counts none inside attention on a CPU."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
 
 
 def run_gradient(task: Row) -> Row:
@@ -108,11 +149,11 @@ def run_gradient(task: Row) -> Row:
             compute_retain_gradients(model, processor, layers, some)
 
     differentiate(pairs[: min(8, count)])
-    few = pairs[: min(64, count)]
-    with FlopCounterMode(display=False) as counter:
-        differentiate(few)
-    flops = counter.get_total_flops() * count / len(few)
-    return {"seconds": seconds_of(lambda: differentiate(pairs)), "flops": flops, "flops_per_second": throughput(model)}
+    half, whole = (count_flops(lambda n=n: differentiate(pairs[: min(n, count)])) for n in (32, 64))
+    # what does not grow with the number of pairs, the prompt, is counted once
+    flops = whole + (whole - half) / 32 * max(0, count - 64)
+    seconds = min(seconds_of(lambda: differentiate(pairs)) for _ in range(2))
+    return {"seconds": seconds, "flops": flops, "flops_per_second": throughput(model.device, model.dtype)}
 
 
 def run_stream(task: Row) -> Row:
@@ -139,7 +180,7 @@ def run_processes(task: Row) -> Row:
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        return {"seconds": float(written.read_text())}
+        return json.loads(written.read_text())
 
 
 RUNS: dict[str, Callable[[Row], Row]] = {
@@ -158,27 +199,32 @@ def seconds_of(function: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def throughput(model: Any) -> float:
-    """Floating-point operations per second of large matrix products in the model's dtype: the best of five times four."""
-    side = 8192 if model.device.type == "cuda" else 1024
-    a = torch.randn(side, side, device=model.device).to(model.dtype)
-    return max(4 * 2 * side**3 / seconds_of(lambda: [a @ a for _ in range(4)]) for _ in range(5))
+@cache
+def throughput(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of large matrix products: the best of three times two, of several shapes."""
+    side = 8192 if device.type == "cuda" else 1024
+    found = []
+    for n, k, m in ((side, side, side), (side, 768, 3072), (side, 3072, 768)):
+        a, b = (torch.randn(*shape, device=device).to(dtype) for shape in ((n, k), (k, m)))
+        found += [2 * 2 * n * k * m / seconds_of(lambda a=a, b=b: [a @ b for _ in range(2)]) for _ in range(3)]
+    return max(found)
 
 
-def plan(quick: bool) -> list[Row]:
-    """All measurements."""
+def plan(quick: bool, threads: int) -> list[Row]:
+    """All measurements, each with all fields; a row of another machine, number of threads or search is not the same."""
     size, counts = ("tiny", (60, 200)) if quick else ("ViT-B/32", (200, 1000))
-    common = {"kind": "pipeline", "size": size, "counts": counts}
-    tasks = [
-        {**common, "method": method, "tower": tower, "given": given, "direction": direction}
-        for method, tower, given, direction in (
-            ("ours", "text", "statistics", "gradient"),
-            ("ours", "text", "", "gradient"),
-            ("ours", "both", "", "gradient"),
-            ("ours", "text", "statistics", "whitened"),
-            ("ours", "both", "", "whitened"),
-            ("published", "text", "", "gradient"),
-            ("published", "both", "", "gradient"),
+    common = {"kind": "pipeline", "size": size, "forget": counts[0], "retain": counts[1], "search": SEARCH}
+    tasks: list[Row] = [
+        {**common, "method": method, "tower": tower, "given": given, "direction": direction, "risk": risk}
+        for method, tower, given, direction, risk in (
+            ("ours", "text", "statistics", "gradient", 1.0),
+            ("ours", "both", "statistics", "gradient", 1.0),
+            ("ours", "text", "", "gradient", 1.0),
+            ("ours", "both", "", "gradient", 1.0),
+            ("ours", "text", "statistics", "whitened", 1.0),
+            ("ours", "both", "", "whitened", 0.05),
+            ("published", "text", "", "gradient", 1.0),
+            ("published", "both", "", "gradient", 1.0),
         )
     ]
     smaller = 8 if quick else 1
@@ -199,7 +245,9 @@ def plan(quick: bool) -> list[Row]:
         {"kind": "processes", "size": size, "count": 64 if quick else 256, "processes": n}
         for n in ((1,) if alone else (1, 2))
     ]
-    return tasks
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    every = sorted({key for task in tasks for key in task})
+    return [{**dict.fromkeys(every), **task, "device": where, "threads": threads} for task in tasks]
 
 
 def main() -> None:
@@ -209,11 +257,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model, few pairs")
     args = parser.parse_args()
     name = "speed_quick" if args.quick else "speed"
-    tasks = [task for task in plan(args.quick) if task["kind"] in args.kinds]
-    every = sorted({key for task in plan(args.quick) for key in task})
-    runs = Runs(name, every)
+    tasks = plan(args.quick, args.threads)
+    runs = Runs(name, list(tasks[0]))
+    known = {runs.key(task) for task in tasks}
     runs.complete(
-        run, [{key: task.get(key) for key in every} for task in tasks], 1, lambda rows: table(name, rows), args.threads
+        run,
+        [task for task in tasks if task["kind"] in args.kinds],
+        1,
+        lambda rows: table(name, [row for row in rows if runs.key(row) in known]),
+        args.threads,
     )
 
 

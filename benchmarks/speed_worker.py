@@ -5,6 +5,7 @@ The gradient phase as one of several processes, each on a core of its own; `spee
     torchrun --nproc-per-node 2 benchmarks/speed_worker.py SIZE PAIRS FILE
 """
 
+import json
 import os
 import sys
 import time
@@ -15,7 +16,8 @@ from speed_setup import TEMPLATE, load, make_pairs, names, pixels
 
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
 from hf_slug.processes import Processes, launched
-from hf_slug.towers import candidate_layers
+from hf_slug.scores import score_layers
+from hf_slug.towers import candidate_layers, layer_weights
 
 
 def main(size: str, count: int, written: Path) -> None:
@@ -32,11 +34,13 @@ def main(size: str, count: int, written: Path) -> None:
     for some in (slice(0, 64 * processes.count), slice(None)):  # once to warm up, once for the time
         processes.gather([rank])  # all begin together
         started = time.perf_counter()
-        compute_forget_gradients(model, processor, layers, forget[some], prompts, 32, processes)
-        compute_retain_gradients(model, processor, layers, retain[some], 64, 64, processes)
+        down = compute_forget_gradients(model, processor, layers, forget[some], prompts, 64, processes)
+        up = compute_retain_gradients(model, processor, layers, retain[some], 64, 64, processes)
         seconds = time.perf_counter() - started
-    if processes.is_main:
-        written.write_text(str(seconds))
+    if processes.is_main:  # the scores, for the processes to be compared by
+        weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
+        scores = [[score.importance, score.alignment] for score in score_layers(layers, weights, down, up)]
+        written.write_text(json.dumps({"seconds": seconds, "scores": scores}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The benchmark of speed: that both sides of it do the same, and that its tables say what was measured."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -72,26 +73,33 @@ def test_the_table_has_what_was_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "collect", few)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["speed.py"])
-    size, common = (
-        "tiny",
-        {"kind": "pipeline", "counts": (10, 20), "size": "tiny", "tower": "text", "direction": "gradient"},
-    )
+    every = speed.plan(True, 1)
+    wanted = [
+        next(task for task in every if all(task[key] == value for key, value in some.items()))
+        for some in (
+            {"kind": "pipeline", "method": "ours", "tower": "text", "given": ""},
+            {"kind": "pipeline", "method": "published", "tower": "text"},
+            *({"kind": "gradient", "set": "retain", "count": n} for n in (16, 32)),
+            {"kind": "gradient", "set": "forget", "tower": "text"},
+            {"kind": "stream"},
+        )
+    ]
     rows = []
-    for task in (
-        {**common, "method": "ours", "given": ""},
-        {**common, "method": "published", "given": ""},
-        *({"kind": "gradient", "size": size, "tower": "both", "set": "retain", "count": n} for n in (4, 8)),
-        {"kind": "gradient", "size": size, "tower": "text", "set": "forget", "count": 4},
-        {"kind": "stream", "size": size, "count": 20},
-    ):
+    for task in wanted:
         rows.append({**task, **speed.run(task)})
         assert rows[-1]["seconds"] > 0
     assert rows[0]["layer"] == rows[1]["layer"] and rows[0]["trials"] == rows[1]["trials"]
     assert rows[0]["step_size"] == pytest.approx(rows[1]["step_size"], rel=1e-4)
     assert rows[2]["flops"] * 1.9 < rows[3]["flops"] < rows[2]["flops"] * 2.1
+    rows.append({**rows[0], "given": "statistics"})
+    rows += [{**rows[-1], "kind": "processes", "processes": n, "scores": [[0.5, n / 1e4], [0, 0]]} for n in (1, 2)]
     speed_report.table("speed", rows)
     text = (tmp_path / "speed.md").read_text()
-    assert "(goal 12)" in text and "to the power of" in text and "resident, MiB" in text
+    assert "(goal 12)" in text and "(goal 1.3)" in text and "(goal 1.5)" in text and " yes |" in text
+    assert "to the power of" in text and "resident, MiB" in text and "| 1.0e-04 |" in text and "1 threads." in text
+    rows[0]["layer"] = "another"
+    speed_report.table("speed", rows)
+    assert " **no** |" in (tmp_path / "speed.md").read_text()
     assert (tmp_path / "speed.json").is_file()
 
 
@@ -105,3 +113,30 @@ def test_the_concept_is_one_that_the_model_sees():
     parts, names = speed_setup.collect("tiny", 4, 8)
     assert set(parts["forget"].names) == {names[0]} and names[0] not in parts["retain"].names
     assert len(names) == len(set(names)) == 100
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_was_measured_is_known_again(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    tasks = speed.plan(quick, 2)
+    (tmp_path / "speed.jsonl").write_text("".join(json.dumps({**task, "seconds": 1.0}) + "\n" for task in tasks))
+    runs = tables.Runs("speed", list(tasks[0]))
+    assert len({runs.key(task) for task in tasks}) == len(tasks)
+    assert [row["seconds"] for row in runs.complete(pytest.fail, tasks)] == [1.0] * len(tasks)
+    elsewhere = speed.plan(quick, 1)  # fewer threads: nothing of it is known
+    assert not {runs.key(task) for task in elsewhere} & {runs.key(row) for row in runs.rows}
+
+
+def test_the_floor_of_a_search_is_counted_from_above_the_layer():
+    parts, every = speed_setup.collect("tiny", 4, 8)
+    layers = {layer.name: layer for layer in candidate_layers(speed_setup.load("tiny")[0])}
+    first, last = (layers[f"vision_model.encoder.layers.{i}.mlp.fc1"] for i in (0, 2))
+    nothing, top, low, twice = (
+        speed.search_flops("tiny", tried, parts, every) for tried in ([], [last], [first], [first, first])
+    )
+    n_forget, n_retain = len(parts["validation_forget"]), len(parts["validation_retain"])
+    model, processor = speed_setup.load("tiny")
+    with torch.no_grad():
+        image = speed.count_flops(lambda: model.get_image_features(torch.zeros(1, 3, 64, 64)))
+    assert low - nothing == pytest.approx(image * (n_forget + n_retain))
+    assert top - nothing == pytest.approx((low - nothing) / 3) and twice - low == pytest.approx(image * n_forget)

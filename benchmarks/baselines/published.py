@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """
-SLUG's procedure as its authors publish it, in plain steps: what it computes and keeps, whether it is needed or not.
+SLUG's procedure as published, in plain steps: what it computes and keeps, whether it is needed or not.
 
 Every parameter of both towers has a gradient of both losses, texts are padded to their full length and run as often as they occur, and each step of
-the search copies the model and evaluates all of it. Their decisions are ours, so that both find the same layer and the same step: gradients
+the search copies the model and evaluates all of it, from the image files on. Their decisions are ours, so that both find the same layer and the same step: gradients
 are zeroed between sets, and scores, fronts and the search for a step are the library's.
 """
 
@@ -74,7 +74,7 @@ def full_gradients(
         loss = retain_loss(images.pooler_output, said, model.logit_scale) if prompt is None else None
         loss = forget_loss(images.pooler_output, said) if loss is None else loss
         (loss * len(batch) / len(pairs)).backward()
-    found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad()
     return found
 
