@@ -21,6 +21,7 @@ from .processes import Processes
 from .request import Models, columns_of, judged_by_host, load_models, templates_of
 from .retain_statistics import ABOUT, RetainStatistics
 from .streams import PairStream
+from .subject import find_subject
 from .tables import format_table
 
 
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
                 if own.forget is None:
                     raise ValueError(f"There is no forget set. Give --forget, or `forget` in {args.concepts}.")
                 result = unlearn(own, models, shared)
-                result.patch.save_pretrained(args.output / wanted.folder)
-                if args.plots is not None:
+                if args.plots is not None:  # before the patch, by which a concept counts as done
                     save_plots(result.report, args.plots / wanted.folder)
+                result.patch.save_pretrained(args.output / wanted.folder)
             except (ValueError, RuntimeError, OSError) as error:
                 logger.error(f"{wanted.concept!r} could not be done: {error}")
                 failed[wanted.concept] = str(error)
@@ -106,7 +107,9 @@ def _share_retain(
             f"{folder} was computed from other pairs than {args.retain} holds now. Give another --output, or remove it to begin again."
         )
     if not processes.from_main(lambda: (folder / ABOUT).is_file()):
-        statistics = statistics_of(args, cast(Any, models.clip), models.processor, source, accelerator)
+        # a host has one tower
+        tower = find_subject(models.clip, models.host, "clip", args.tower, args.component, "matrix", False).tower
+        statistics = statistics_of(args, cast(Any, models.clip), models.processor, source, accelerator, tower)
         # nobody reads them before they are written
         processes.from_main(lambda: statistics.save_pretrained(folder))
     return common, {"retain": RetainStatistics.from_pretrained(folder)}

@@ -227,6 +227,11 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         with safe_open(self.file, framework="pt") as opened:
             return opened.get_tensor(place)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """That of a tensor, without reading it."""
+        with safe_open(self.file, framework="pt") as opened:
+            return tuple(opened.get_slice(self.places[name]).get_shape())
+
     def __contains__(self, name: object) -> bool:
         return name in self.places
 

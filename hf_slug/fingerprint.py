@@ -95,7 +95,11 @@ def _say(apart: float) -> str:
 
 
 def verify_fingerprint(
-    weights: Mapping[str, torch.Tensor], fingerprint: Mapping[str, Mapping[str, Any]], *, base_name: str | None = None
+    weights: Mapping[str, torch.Tensor],
+    fingerprint: Mapping[str, Mapping[str, Any]],
+    *,
+    base_name: str | None = None,
+    what: str = "patch",
 ) -> None:
     """
     Checks that weights are those a patch was computed from.
@@ -106,6 +110,7 @@ def verify_fingerprint(
         weights (`Mapping[str, torch.Tensor]`): Canonical module name to the live weight.
         fingerprint (`Mapping`): What [`compute_fingerprint`] returned for the patch's base.
         base_name (`str`, *optional*): Name of the patch's base model, for the message.
+        what (`str`, *optional*, defaults to `"patch"`): What was computed from them, for the message.
 
     Raises:
         WrongBaseError: If a shape or a hash differs.
@@ -134,8 +139,8 @@ def verify_fingerprint(
     if differing:
         alike = f"\n  ({others} others are the same)" if others else ""
         raise WrongBaseError(
-            f"The patch was computed from {base_name or 'another base model'}, and this model has other weights:\n  "
+            f"The {what} was computed from {base_name or 'another base model'}, and this model has other weights:\n  "
             + "\n  ".join(differing)
-            + f"{alike}\nA patch only fits the very weights it was computed from: load it on {base_name or 'its base model'} at the "
+            + f"{alike}\nA {what} only fits the very weights it was computed from: load it on {base_name or 'its base model'} at the "
             f"revision it names. Nothing was changed."
         )

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from .data import Pairs, load_pairs
 from .direction import Direction
+from .errors import CorruptPatchError
 from .fingerprint import compute_fingerprint
 from .gradients import Gradients, eval_mode
 from .names import DEFAULT_TEMPLATE, check_templates, collect_names
@@ -24,13 +25,16 @@ from .towers import Layer, candidate_layers, check_clip_model, layer_weights
 
 
 class _OnDevice(Mapping[str, torch.Tensor]):
-    """Tensors of a mapping, each brought to a device when it is asked for."""
+    """Tensors of statistics, each looked at and brought to a device when it is asked for."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], device: torch.device):
         self.tensors, self.device = tensors, device
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.tensors[name].to(self.device)
+        found = self.tensors[name]
+        if not bool(torch.isfinite(found).all()):
+            raise CorruptPatchError(f"The retain statistics of {name} are not finite. Compute them again.")
+        return found.to(self.device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -155,16 +159,21 @@ def as_statistics(retain: Any) -> RetainStatistics | None:
 
 
 def statistics_of(
-    args: argparse.Namespace, model: PreTrainedModel, processor: Any, source: Any, accelerator: Any = None
+    args: argparse.Namespace,
+    model: PreTrainedModel,
+    processor: Any,
+    source: Any,
+    accelerator: Any = None,
+    tower: Any = None,
 ) -> RetainStatistics:
-    """Computes the statistics of a source with the settings of a command."""
+    """Computes the statistics of a source with the settings of a command; of a tower, where it is not the command's."""
     from .request import columns_of, templates_of
 
     return compute_retain_statistics(
         model,
         processor,
         source,
-        tower=args.tower,
+        tower=tower or args.tower,
         direction=args.direction,
         batch_size=args.batch_size,
         retain_batch_size=args.retain_batch_size,

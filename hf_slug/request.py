@@ -164,6 +164,12 @@ def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
         raise ValueError(
             "--streaming reads --retain a few pairs at a time for CLIP's own loss; it goes with --retain, and not with --evaluate host."
         )
+    apart = statistics is not None or getattr(args, "streaming", False)
+    if apart and None in (args.validation_retain, args.test_retain):
+        raise ValueError(
+            f"From {'--retain-stats' if statistics is not None else 'a stream'} nothing can be split off to search and to report by. Give "
+            f"--validation-retain and --test-retain."
+        )
     if statistics is not None and by_host:
         raise ValueError(
             "What a host does is judged by the names and captions of the retain set. Give it with --retain, in place of --retain-stats."

@@ -51,17 +51,19 @@ class RetainStatistics:
         retain = self.about["retain"]
         return f"RetainStatistics({len(self.gradients)} modules, {retain['n']} pairs of {retain['source']!r})"
 
-    def check(self, weights: Mapping[str, torch.Tensor], whitened: bool) -> None:
+    def check(self, weights: Mapping[str, torch.Tensor], whitened: bool, retain_batch_size: int | None = None) -> None:
         """
         Checks that the statistics are those of these weights.
 
         Args:
             weights (`Mapping[str, torch.Tensor]`): Of the candidates, by canonical module name.
             whitened (`bool`): Whether the moments of Linear modules are needed.
+            retain_batch_size (`int`, *optional*): How many pairs are to be contrasted with each other, if that was asked for.
 
         Raises:
             WrongBaseError: If the weights are others than the statistics were computed on.
-            ValueError: If a module is missing, or has no moment where one is needed.
+            ValueError: If a module is missing, or has no moment where one is needed, or other numbers of pairs were contrasted.
+            CorruptPatchError: If a shape is wrong, or the fingerprint of a module is missing.
         """
         missing = [name for name in weights if name not in self.gradients]
         if missing:
@@ -75,8 +77,24 @@ class RetainStatistics:
                 f"The retain statistics hold no input moment of {bare[0]} and {len(bare) - 1} others, which direction='whitened' needs. "
                 f"Compute them with it, or use direction='gradient'."
             )
-        name = self.about["base_model"].get("name_or_path")
-        verify_fingerprint(weights, self.about["base_fingerprint"], base_name=name or None)
+        made_with = self.about["retain_batch_size"]
+        if retain_batch_size not in (None, made_with):
+            raise ValueError(
+                f"The retain statistics are of {made_with} pairs contrasted with each other, and retain_batch_size={retain_batch_size} was asked "
+                f"for. Leave it out, or compute them again with it."
+            )
+        name, fingerprint = self.about["base_model"].get("name_or_path"), self.about["base_fingerprint"]
+        verify_fingerprint(weights, fingerprint, base_name=name or None, what="file of retain statistics")
+        for name, weight in weights.items():
+            found = {"gradient": _shape(self.gradients, name)}
+            expected = {"gradient": tuple(weight.shape)}
+            if whitened and weight.ndim == 2:
+                found["moment"], expected["moment"] = _shape(self.moments, name), (weight.shape[1],) * 2
+            if found != expected or name not in fingerprint:
+                raise CorruptPatchError(
+                    f"The retain statistics of {name} are damaged: found shapes {found}, expected {expected}"
+                    f"{'' if name in fingerprint else ', and no fingerprint of the weight'}. Compute them again."
+                )
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """
@@ -178,3 +196,7 @@ class RetainStatistics:
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise CorruptPatchError(f"{folder / TENSORS} can't be read ({error}). Download it again.") from error
         return cls(gradients, moments, about)
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]:
+    return tensors.shape(name) if isinstance(tensors, StoredTensors) else tuple(tensors[name].shape)

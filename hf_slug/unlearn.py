@@ -17,7 +17,7 @@ from .fingerprint import compute_fingerprint
 from .front import Front
 from .gradients import eval_mode
 from .inputs import check_prompts, warn_of_truncation
-from .known_retain import KnownRetain, as_statistics, check_known, compute_retain_statistics
+from .known_retain import KnownRetain, as_statistics, check_known
 from .loading import find_processor
 from .low_rank import stored_rank
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
@@ -206,7 +206,8 @@ def unlearn(
     check_combination(model, host, objective, evaluate, test_evaluate, early_stopping)
     subject = find_subject(model, host, objective, tower, component, granularity, norms)
     statistics = as_statistics(retain)
-    known = statistics is not None or isinstance(retain, PairStream)
+    stream = retain if isinstance(retain, PairStream) else None
+    known = statistics is not None or stream is not None
     check_known(known, objective, retain_gradients)
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
     judged = evaluate is not None and test_evaluate is not None  # so that nothing need be split off
@@ -231,29 +232,9 @@ def unlearn(
         if subject.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(subject.device)
         started = time.perf_counter()
-        if isinstance(retain, PairStream):
-            statistics = compute_retain_statistics(
-                cast(Any, model),
-                processor,
-                retain,
-                tower=cast(Any, subject.tower),
-                direction=direction,
-                norms=norms,
-                batch_size=batch_size,
-                retain_batch_size=contrast,
-                accelerator=accelerator,
-            )
-        chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
-        beside = () if statistics is None else statistics.about["names"]
-        if model is not None and not judged:
-            default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, beside)
-            chooser, tester = chooser or default[0], tester or default[1]
-            if host is not None:
-                warn_of_zero_shot(host)
-        overlap = warn_of_overlap(parts, name, templates, beside)
         goal: Objective
         if objective == "clip":
-            data = parts["forget"], cast(Any, parts.get("retain"))
+            data = parts["forget"], cast(Any, parts.get("retain") if stream is None else stream)
             goal = ContrastiveObjective(cast(Any, model), processor, *data, prompts, batch_size, contrast, processes)
         else:
             goal = host_objective(
@@ -269,8 +250,20 @@ def unlearn(
                 concept=name,
                 processes=processes,
             )
+        if stream is not None:  # read before its names are known
+            retain_gradients = goal.retain_gradients(subject.layers)
+        chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
+        beside = () if statistics is None else statistics.about["names"]
+        if stream is not None:
+            beside = sorted(stream.seen_names)
+        if model is not None and not judged:
+            default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, beside)
+            chooser, tester = chooser or default[0], tester or default[1]
+            if host is not None:
+                warn_of_zero_shot(host)
+        overlap = warn_of_overlap(parts, name, templates, beside)
         if statistics is not None:
-            statistics.check(subject.weights, direction == "whitened")
+            statistics.check(subject.weights, direction == "whitened", retain_batch_size)
             goal, contrast = KnownRetain(goal, statistics), statistics.about["retain_batch_size"]
         front = Front(goal, subject.layers, subject.weights, direction, epsilon, rank, front_only, retain_gradients)
         gradient_seconds = time.perf_counter() - started
@@ -352,7 +345,11 @@ def unlearn(
             },
             data=({} if statistics is None else {"retain": statistics.about["retain"]})
             | describe_data(
-                parts, overlap=overlap, retain_batch_size=contrast, batch_size=batch_size, truncated_captions=truncated
+                parts if stream is None else {**parts, "retain": stream},
+                overlap=overlap,
+                retain_batch_size=contrast,
+                batch_size=batch_size,
+                truncated_captions=truncated,
             ),
             retain_statistics=describe_gradients({name: front.retain_gradients[name] for name in best.layer.modules}),
             seed=seed,

@@ -13,7 +13,7 @@ import torch
 from conftest import NAMES, make_clip, noise_rows, write_folder
 from safetensors.torch import load_file
 
-from hf_slug import UnlearningPatch
+from hf_slug import UnlearningPatch, zoo
 from hf_slug.cli import main
 from hf_slug.concept_list import read_concepts
 
@@ -150,6 +150,45 @@ def test_statistics_serve_all_concepts(folder, arguments, tmp_path, capsys):
     assert main([*arguments, "--json"]) in (0, 1)
     said = json.loads(capsys.readouterr().out)
     assert list(said["patches"]) == concepts(folder) and not (tmp_path / "out" / "retain-stats").exists()
+
+
+def test_a_concept_whose_pictures_are_missing_is_done_again(folder, arguments, tmp_path, capsys, monkeypatch):
+    from hf_slug import plots
+
+    first, second = concepts(folder)
+    whole, plotted = plots.save_plots, []
+
+    def fails_once(report, where):
+        plotted.append(Path(where).name)
+        if len(plotted) == 1:
+            raise RuntimeError("the disk is full")
+        return whole(report, where)
+
+    monkeypatch.setattr(plots, "save_plots", fails_once)
+    arguments += ["--tower", "text", "--plots", str(tmp_path / "plots")]
+    assert main(arguments) == 2 and "the disk is full" in capsys.readouterr().out
+    assert not (tmp_path / "out" / first).exists() and (tmp_path / "out" / second).is_dir()
+    assert main(arguments) in (0, 1) and plotted == [first, second, first]
+    assert (tmp_path / "plots" / first / "front.png").is_file() and (tmp_path / "out" / first).is_dir()
+
+
+def test_what_a_stream_can_not_give_is_asked_for_before_anything_is_read(arguments, tmp_path, capsys):
+    assert main([*arguments, "--streaming", "--validation-retain", "/nowhere"]) == 2
+    assert "Give --validation-retain and --test-retain" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"batch.json"}
+
+
+def test_statistics_for_a_host_are_of_its_tower_alone(folder, arguments, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def compute(args, model, processor, source, accelerator, tower):
+        asked.append(tower)
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr("hf_slug.batch.statistics_of", compute)
+    arguments[arguments.index("--model") + 1] = str(zoo.CLIP_FOLDER)
+    assert main([*arguments, "--host", "stable-diffusion", "--objective", "clip"]) == 2
+    assert "that is enough" in capsys.readouterr().err and asked == ["text"]
 
 
 def test_another_retain_set_under_the_same_name_is_not_mixed_in(folder, arguments, tmp_path, capsys):

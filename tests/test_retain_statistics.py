@@ -115,6 +115,39 @@ def test_what_does_not_fit_is_refused(processor, retain, statistics):
         compute_retain_statistics(patched, processor, retain)
 
 
+def test_statistics_that_are_not_whole_are_refused(processor, statistics, tmp_path):
+    gradients, moments = dict(statistics.gradients), dict(statistics.moments)
+    name = "text_model.encoder.layers.1.mlp.fc2"
+
+    def forget(about=statistics.about, **changed):
+        known = RetainStatistics(
+            {**gradients, **changed.get("gradients", {})}, {**moments, **changed.get("moments", {})}, about
+        )
+        known.save_pretrained(tmp_path)
+        for each in (known, RetainStatistics.from_pretrained(tmp_path)):
+            with pytest.raises(CorruptPatchError) as refused:
+                forget_three(processor, each)
+        return str(refused.value)
+
+    assert name in forget(gradients={name: gradients[name].T}) and "found shapes" in forget(
+        moments={name: moments[name][:1]}
+    )
+    spoilt = gradients[name].clone()
+    spoilt[0, 0] = float("nan")
+    assert f"{name} are not finite" in forget(gradients={name: spoilt})
+    unknown = {key: value for key, value in statistics.about["base_fingerprint"].items() if key != name}
+    assert "no fingerprint" in forget({**statistics.about, "base_fingerprint": unknown})
+
+
+def test_statistics_of_other_settings_are_refused(processor, statistics):
+    assert statistics.about["retain_batch_size"] == 64
+    assert forget_three(processor, statistics, retain_batch_size=64).report["data"]["retain_batch_size"] == 64
+    with pytest.raises(ValueError, match="of 64 pairs contrasted.*retain_batch_size=16"):
+        forget_three(processor, statistics, retain_batch_size=16)
+    with pytest.raises(WrongBaseError, match="file of retain statistics was computed from"):
+        forget_three(processor, statistics, make_clip(seed=1))
+
+
 @pytest.mark.parametrize("damage", ["no tensors", "no description", "cut", "another description", "a list"])
 def test_damaged_folders_are_said(statistics, tmp_path, damage):
     statistics.save_pretrained(tmp_path)

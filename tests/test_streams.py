@@ -129,7 +129,7 @@ def test_the_command_line_streams(rows, folder, processor, tmp_path, capsys):
     command = ["unlearn", *common, "--streaming", "--forget", own, "--concept", "three", "--steps", "2"]
     capsys.readouterr()
     assert main([*command, "--output", str(tmp_path / "patch")]) == 2
-    assert "validation_retain and test_retain" in capsys.readouterr().err
+    assert "--validation-retain and --test-retain" in capsys.readouterr().err
     sets = ["--validation-retain", kept, "--test-retain", kept, "--names", str(tmp_path / "names.txt")]
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     assert main([*command, *sets, "--output", str(tmp_path / "patch"), "--json"]) in (0, 1)
