@@ -29,7 +29,7 @@ _MOST_TEXTS = 8192  # different captions that are counted before they are run
 
 class InputMoment:
     """
-    The second moment `C = E[x xᵀ]` of the inputs of one Linear layer, in float64: whitening divides by its small eigenvalues.
+    The second moment `C = E[x xᵀ]` of the inputs of one Linear layer, summed up in float64: whitening divides by its small eigenvalues.
 
     Args:
         width (`int`): The layer's `in_features`.
@@ -43,7 +43,7 @@ class InputMoment:
         self.token_weights: torch.Tensor | None = None  # (n, tokens); 0 for padding, else how often the row occurs
 
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        rows = inputs[0].detach().to(self.dtype)
+        rows = inputs[0].detach().float()
         if self.token_weights is None:
             weights = rows.new_ones(rows.shape[:-1])
         elif rows.ndim == 3:
@@ -51,7 +51,8 @@ class InputMoment:
         else:  # pooled: one row a text
             weights = self.token_weights[:, 0]
         rows, weights = rows.reshape(-1, rows.shape[-1]), weights.reshape(-1)
-        self.total += (rows * weights[:, None]).T @ rows
+        # a product of float32 has twice the digits of what the layer reads; what adds up over a set is the sum of these
+        self.total += ((rows * weights[:, None]).T @ rows).to(self.dtype)
         self.count += float(weights.sum())
 
 
@@ -119,6 +120,8 @@ def compute_input_moments(
     Returns:
         `dict[str, torch.Tensor]`: (in_features, in_features) matrices in float64 by canonical module name.
     """
+    if isinstance(pairs, Pairs):
+        batch_size = processes.share(len(pairs), batch_size)
     live = resolve_modules(model, [name for layer in layers for name in layer.modules])
     by_tower: dict[str, dict[str, nn.Module]] = {tower: {} for tower in TOWERS}
     for layer in layers:
@@ -133,7 +136,7 @@ def compute_input_moments(
                 batch = text_batch(model, processor, part)
                 often = torch.tensor([float(counts[caption]) for caption in part], device=model.device)
                 for moment in text.values():
-                    moment.token_weights = (batch["attention_mask"] * often[:, None]).to(moment.dtype)
+                    moment.token_weights = batch["attention_mask"] * often[:, None]
                 embed(model, "text", batch)
             counts.clear()
 

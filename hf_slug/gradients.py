@@ -170,6 +170,7 @@ def compute_forget_gradients(
         texts = list(prompts)
         against = torch.arange(len(texts)).expand(len(pairs), -1)
     against = against.to(model.device)
+    batch_size = processes.share(len(pairs), batch_size)  # the loss does not depend on it
     weights = _weights_by_tower(model, layers)
     seeing = weights.get("vision", {})
     with torch.no_grad():
@@ -186,6 +187,7 @@ def compute_forget_gradients(
             if targets is not None:
                 mean.add(forget_loss(seen[:, None], targets[held]), len(seen) / len(pairs))
             unit = normalize(seen.detach())
+            del seen  # float16 keeps its graph
             for column in held.T:
                 pull.index_add_(0, column, unit, alpha=1 / against.numel())
     result = mean.over(processes)
@@ -252,8 +254,12 @@ def compute_retain_gradients(
             for group, batch in prepared(model, processor, own()):
                 for term in contrasted.whole(group, batch):
                     mean.add(term, len(group))
+                    del term  # float16 keeps its graph
         else:
             for group in own():
                 for term in contrasted.cached(group):
                     mean.add(term, len(group))
+                    del term
+    if isinstance(pairs, PairStream):
+        pairs.check_same(processes)
     return mean.over(processes, total)

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The processes that share the work of a run: accelerate's, or this one alone."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -33,6 +34,13 @@ class Processes:
     def has(self, index: int) -> bool:
         """Whether the item of that number is this process's."""
         return index % self.count == self.rank
+
+    def share(self, count: int, most: int) -> int:
+        """The size of batches, at most so large, in which a number of items is dealt out evenly."""
+        if self.count == 1 or count == 0:
+            return most
+        batches = self.count * math.ceil(count / most / self.count)
+        return math.ceil(count / batches)
 
     def mine(self, items: Iterable[T]) -> Iterator[tuple[int, T]]:
         """Yields every so manieth item, with its number; among all processes every item is somebody's."""

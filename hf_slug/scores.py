@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The two scores of a layer and the Pareto front of the candidates (SLUG, section 3.2)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,13 +43,14 @@ def importance_and_alignment(
         `tuple[float, float]`: Importance, and alignment in [-1, 1] (0 where a gradient vanishes).
     """
 
-    def dot(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> float:
-        return sum(float((a.detach().double() * b.detach().double()).sum()) for a, b in zip(left, right, strict=True))
+    def norm(parts: Sequence[torch.Tensor]) -> float:
+        return math.hypot(*(float(torch.linalg.vector_norm(part.detach(), dtype=torch.float64)) for part in parts))
 
-    weight_norm, forget_norm, retain_norm = (dot(x, x) ** 0.5 for x in (weights, forget, retain))
+    weight_norm, forget_norm, retain_norm = map(norm, (weights, forget, retain))
     importance = forget_norm / weight_norm if weight_norm > 0 else 0.0
     scale = forget_norm * retain_norm
-    return importance, max(-1.0, min(1.0, dot(forget, retain) / scale)) if scale > 0 else 0.0
+    product = sum(float(torch.sum(a.detach().double() * b.detach())) for a, b in zip(forget, retain, strict=True))
+    return importance, max(-1.0, min(1.0, product / scale)) if scale > 0 else 0.0
 
 
 def pareto_fronts(points: Sequence[tuple[float, float]]) -> list[list[int]]:

@@ -4,13 +4,14 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers.utils import logging
 
-from .evaluation import BehaviourEvaluator, Evaluator, PreparedBehaviour, PreparedZeroShot
+from .evaluation import Evaluator, PreparedBehaviour, PreparedZeroShot, prepare
 from .evaluation.risk import HARDLY
 from .goal import FAR, Goal, preference
 from .processes import ALONE, Processes
@@ -41,26 +42,6 @@ class Search:
     chosen: Trial
     succeeded: bool
     was_known: bool = True
-
-
-def prepare(
-    evaluator: Any, model: nn.Module, host: Any = None, target: float = 0.0
-) -> PreparedZeroShot | PreparedBehaviour | None:
-    """
-    Readies an evaluator for many changes of one layer.
-
-    Args:
-        evaluator ([`Evaluator`]): The evaluator.
-        model (`nn.Module`): Where layers are changed.
-        host (`DiffusionPipeline` or `nn.Module`, *optional*): What it is part of.
-        target (`float`, *optional*, defaults to 0.0): What counts as forgotten.
-
-    Returns:
-        `PreparedZeroShot` or `PreparedBehaviour`, or `None` for an evaluator that can only be called.
-    """
-    if isinstance(evaluator, BehaviourEvaluator):
-        return PreparedBehaviour(evaluator, model if host is None else host, model, target)
-    return evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
 
 
 def search(
@@ -109,7 +90,7 @@ def search(
         early_stopping (`bool`, *optional*, defaults to `False`):
             End at the first layer that forgets the concept and keeps the rest, with a [`BehaviourEvaluator`].
         processes ([`Processes`], *optional*):
-            Those that share the layers. Where a layer is looked at only if those before it have not done, each looks at all of them.
+            Those that share the layers. Where a layer is looked at only if those before it have not done, so many are looked at at a time.
 
     Returns:
         [`Search`]: All trials and the chosen one.
@@ -141,7 +122,8 @@ def search(
     prepared = prepare(evaluator, model, host, goal.target)
     behaviour = prepared if isinstance(prepared, PreparedBehaviour) else None  # dear: looked at only where it decides
     hopeless = math.inf if behaviour is None else _HOPELESS
-    left = None if behaviour is None or not reserve else iter(reserve)
+    left = iter(() if behaviour is None else reserve)
+    ends = behaviour is not None and (early_stopping or bool(reserve))  # before everything was looked at
     before: dict[str, Any] | None = None
     by_layer: list[list[Trial]] = []
 
@@ -155,9 +137,9 @@ def search(
         for i, metrics in processes.gather([(i, metrics) for (i, _), metrics in zip(own, found, strict=True)]):
             new[i].metrics |= metrics
 
-    def keeps_enough(prepared: PreparedBehaviour, untouched: Mapping[str, float]) -> bool:
+    def keeps_enough() -> bool:
         found = [trial for trial in map(goal.best_of, by_layer) if trial.forgotten]
-        measure_retained(prepared, found)
+        measure_retained(cast(PreparedBehaviour, behaviour), found)
         wanted = {name: untouched[name] - _SPARE for name in _KEPT if name in untouched}
         return any(all(trial.metrics[name] >= least for name, least in wanted.items()) for trial in found)
 
@@ -171,10 +153,14 @@ def search(
         layer, safer = trial.layer, goal.safer
         if not trial.forgotten or safer.is_forgotten(trial.metrics):
             return trial
-        weights, measure = layer_weights(model, layer), prepared.probe(layer)
         own = [each for each in tried if each.layer == layer]
-        found = search_layer(layer, weights, directions, measure, safer.is_forgotten, steps, known=own)
-        own += found
+
+        def go_on() -> list[Trial]:
+            weights, measure = layer_weights(model, layer), prepared.probe(layer)
+            return search_layer(layer, weights, directions, measure, safer.is_forgotten, steps, known=own)
+
+        found = processes.from_main(go_on)
+        own = own + found
         tried.extend(found)
         near = [
             t for t in own if safer.is_forgotten(t.metrics) and t.relative_change <= max(FAR, trial.relative_change)
@@ -186,40 +172,48 @@ def search(
             each.forgotten = (safer if accepted else goal).is_forgotten(each.metrics)
         return safe if accepted else trial
 
-    shared = behaviour is None or (left is None and not early_stopping)
+    def look(some: Sequence[Layer]) -> list[list[Trial]]:
+        """Searches layers, each in one of the processes; returns the trials of each that had any, in their order."""
+        nonlocal before
+        found = []
+        for i, layer in processes.mine(some):
+            weights = layer_weights(model, layer)
+            measure = prepared.probe(layer) if prepared is not None else call(layer)
+            if before is None:
+                before = measure({name: weight.data for name, weight in weights.items()})
+            found.append(
+                (i, search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, hopeless=hopeless))
+            )
+            bar.update()
+        return [trials for _, trials in sorted(processes.gather(found), key=lambda own: own[0]) if trials]
+
+    def rounds() -> Iterator[Sequence[Layer]]:
+        """What is looked at at a time."""
+        size = processes.count if early_stopping and behaviour is not None else len(layers)
+        yield from (layers[start : start + size] for start in range(0, len(layers), size))
+        while part := list(islice(left, processes.count)):
+            yield part
+
     if isinstance(prepared, PreparedZeroShot):
         prepared.expect([layer for _, layer in processes.mine(layers)])
+    untouched: dict[str, float] = {}
+    if behaviour is not None and ends:
+        untouched = processes.from_main(lambda: behaviour.evaluator.retained(behaviour.host))
 
-    def queue() -> Iterator[Layer]:
-        if behaviour is None or shared:
-            yield from (layer for _, layer in processes.mine(layers))
-            return
-        untouched = behaviour.evaluator.retained(behaviour.host)
-        for layer in layers:
-            yield layer
-            if early_stopping and keeps_enough(behaviour, untouched):
-                return
-        while left is not None and not keeps_enough(behaviour, untouched):
-            another = next(left, None)
-            if another is None:
-                return
-            yield another
+    def look_until_enough() -> None:
+        for part in rounds():
+            found = look(part)
+            one_by_one = early_stopping or part[0] not in layers  # where several were looked at, as if by one process
+            for i, trials in enumerate(found, 1):
+                by_layer.append(trials)
+                if ends and (one_by_one or i == len(found)) and keeps_enough():
+                    return
 
     # nobody knows how many of the reserve it takes
-    total = len(range(processes.rank, len(layers), processes.count)) if left is None else None
-    for layer in logging.tqdm(queue(), desc="search", leave=False, total=total):
-        measure = prepared.probe(layer) if prepared is not None else call(layer)
-        if before is None:
-            before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
-        trials = search_layer(
-            layer, layer_weights(model, layer), directions, measure, goal.is_forgotten, steps, hopeless=hopeless
-        )
-        if trials:
-            by_layer.append(trials)
-    if shared:
-        place = {layer: i for i, layer in enumerate(layers)}
-        by_layer = sorted(processes.gather(by_layer), key=lambda trials: place[trials[0].layer])
-        before = next((found for found in processes.gather([before]) if found is not None), None)
+    total = None if ends else len(range(processes.rank, len(layers), processes.count))
+    with logging.tqdm(total=total, desc="search", leave=False) as bar:
+        look_until_enough()
+    before = next((found for found in processes.gather([before]) if found is not None), None)
     if not by_layer:
         raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
     best = [goal.best_of(trials) for trials in by_layer]

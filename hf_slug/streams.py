@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from .data import Pairs, digest_pair
+from .processes import Processes
 from .reading import PairReader
 from .sources import Columns
 
@@ -70,6 +71,20 @@ class PairStream:
         self.source, self.count, self.skipped = self._reader.name, self._reader.found, self._reader.unreadable
         if not self._digest:
             self.seen_names, self._digest = list(names), digest.hexdigest()[:16]
+
+    def check_same(self, processes: Processes) -> None:
+        """
+        Checks that all processes have read the same: each reads the whole stream, and takes its share by the order.
+
+        Raises:
+            RuntimeError: If they have not.
+        """
+        found = processes.gather([(self.count, self.fingerprint())])
+        if len(set(found)) > 1:
+            raise RuntimeError(
+                f"The processes have read other pairs, or in another order, from {self.source}: {found} (number and hash). A stream that is "
+                f"shared must be the same each time it is read: give it a fixed seed, or no shuffling."
+            )
 
     def fingerprint(self) -> str:
         """The hash that [`Pairs`] of the same would have; once it has been read."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from .arithmetic import compose
 from .direction import Direction
 from .encoders import Encoder, host_modules
-from .evaluation import Evaluator, warn_of_zero_shot, zero_shot_evaluators
+from .evaluation import Evaluator, prepare, warn_of_zero_shot, zero_shot_evaluators
 from .fingerprint import compute_fingerprint
 from .front import Front
 from .gradients import eval_mode
@@ -45,7 +45,7 @@ from .report import (
     warn_of_failure,
 )
 from .result import UnlearningResult
-from .search import prepare, search
+from .search import search
 from .settings import check_combination, check_settings
 from .steps import scale_delta
 from .streams import PairStream

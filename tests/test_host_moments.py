@@ -48,7 +48,10 @@ def check(objective, expected, tower):
     got = objective.input_moments(layers)
     assert set(got) == {name for layer in layers for name in layer.modules}
     for name, rows in expected.items():
-        torch.testing.assert_close(got[f"{tower}_model.{name}"], moment(rows), rtol=1e-5, atol=1e-8)
+        wanted = moment(rows)
+        # an entry is a sum in which large terms of either sign may cancel
+        atol = 1e-6 * float(wanted.diagonal().max())
+        torch.testing.assert_close(got[f"{tower}_model.{name}"], wanted, rtol=1e-5, atol=atol)
     return set(got) - {f"{tower}_model.{name}" for name in expected}
 
 

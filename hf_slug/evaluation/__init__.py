@@ -6,7 +6,7 @@ from .defaults import seen_beside, warn_of_zero_shot, zero_shot_evaluators
 from .evaluator import Evaluator
 from .generation import GenerationEvaluator, generate
 from .judges import ClassifierJudge, Judge, ZeroShotJudge
-from .prepared import PreparedZeroShot
+from .prepared import PreparedZeroShot, prepare
 from .risk import estimate_risk
 from .vqa import VqaEvaluator, matches
 from .zero_shot import ZeroShotEvaluator
@@ -26,6 +26,7 @@ __all__ = [
     "estimate_risk",
     "generate",
     "matches",
+    "prepare",
     "seen_beside",
     "warn_of_zero_shot",
     "zero_shot_evaluators",

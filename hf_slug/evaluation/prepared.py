@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""Zero-shot classification under many changes of one model: only what lies above the changed layer is run."""
+"""Evaluators under many changes of one model: zero-shot classification runs only what lies above the changed layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -13,6 +13,7 @@ from ..losses import normalize
 from ..recorder import Recorder
 from ..replay import changed_weights, record_below, run_above
 from ..towers import Layer, embed
+from .behaviour import BehaviourEvaluator, PreparedBehaviour
 from .risk import estimate_risk
 from .zero_shot import Metrics, ZeroShotEvaluator
 
@@ -156,3 +157,23 @@ class PreparedZeroShot:
                 with changed_weights(model, layer, weights):
                     result.append((images, evaluator._classes(model, (layer, prompts))))
         return result
+
+
+def prepare(
+    evaluator: Any, model: torch.nn.Module, host: Any = None, target: float = 0.0
+) -> PreparedZeroShot | PreparedBehaviour | None:
+    """
+    Readies an evaluator for many changes of one layer.
+
+    Args:
+        evaluator ([`Evaluator`]): The evaluator.
+        model (`nn.Module`): Where layers are changed.
+        host (`DiffusionPipeline` or `nn.Module`, *optional*): What it is part of.
+        target (`float`, *optional*, defaults to 0.0): What counts as forgotten.
+
+    Returns:
+        `PreparedZeroShot` or `PreparedBehaviour`, or `None` for an evaluator that can only be called.
+    """
+    if isinstance(evaluator, BehaviourEvaluator):
+        return PreparedBehaviour(evaluator, model if host is None else host, model, target)
+    return evaluator.prepare(model) if hasattr(evaluator, "prepare") else None
