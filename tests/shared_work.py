@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from conftest import NAMES, noise_pairs
+from test_search import search_behaviour
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_slug import unlearn, zoo
@@ -47,6 +48,25 @@ def main(folder: str, output: str) -> None:
         model, processor, candidate_layers(model), PairStream(rows), 4, processes=processes
     )
     found["retain of a stream"] = stream
+    found["what differs"] = ""
+    try:
+        shuffled = PairStream(rows if processes.is_main else rows[::-1])
+        compute_retain_gradients(model, processor, candidate_layers(model, "text"), shuffled, 4, processes=processes)
+    except RuntimeError as error:
+        found["what differs"] = str(error)
+    block = "vision_model.encoder.layers.0."
+    named = [f"{block}self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")] + [f"{block}mlp.fc1"]
+    for prices, first, early in (
+        ([0.5, 0.015, 0.009, 0.0, 0.0], 2, False),  # the third is the first that will do
+        ([0.0, 0.5, 0.0, 0.0, 0.0], 3, False),
+        ([0.5, 0.009, 0.0, 0.0, 0.0], 3, True),
+        ([0.5, 0.5, 0.5, 0.5, 0.4], 1, True),
+    ):
+        searched, _, _ = search_behaviour(
+            model, dict(zip(named, prices)), first, early_stopping=early, processes=processes
+        )
+        tried = [[trial.layer.name, trial.step_size, trial.metrics] for trial in searched.trials]
+        found[f"search {prices} {first} {early}"] = [*tried, searched.chosen.layer.name, searched.was_known]
     llava, llava_processor = zoo.load_llava()
     (encoder,) = find_encoders(llava)
     for batch_size in (4, 32):  # of 32 one process has it all

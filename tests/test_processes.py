@@ -40,6 +40,10 @@ def test_two_processes_find_what_one_does(processor, tmp_path):
         assert one[key].keys() == two[key].keys() and one[key]
         for name, expected in one[key].items():
             assert (two[key][name] - expected).norm() <= 1e-5 * expected.norm(), (key, name)
+    searches = [key for key in one if key.startswith("search")]
+    assert len(searches) == 4 and [one[key] for key in searches] == [two[key] for key in searches]
+    assert [len({row[0] for row in one[key][:-2]}) for key in searches] == [3, 3, 2, 5]
+    assert one["what differs"] == "" and "have read other pairs, or in another order" in two["what differs"]
     runs = [key for key in one if key.startswith("unlearn")]
     assert len(runs) == 2
     for key in runs:
@@ -61,6 +65,14 @@ def test_every_item_is_somebodys():
 
     shares = [list(Processes(State(rank)).mine("abcdefg")) for rank in range(3)]
     assert sorted(item for share in shares for item in share) == list(enumerate("abcdefg"))
+    for count, most, size in ((200, 64, 34), (13, 3, 3), (13, 64, 5), (1, 64, 1), (192, 64, 64), (0, 64, 64)):
+        assert Processes(State(0)).share(count, most) == size <= most
+        held = [
+            sum(min(size, count - start) for _, start in Processes(State(r)).mine(range(0, count, size)))
+            for r in range(3)
+        ]
+        assert sum(held) == count and max(held) - min(held) <= size
+    assert ALONE.share(200, 64) == 64
     assert list(ALONE.mine("ab")) == [(0, "a"), (1, "b")] and ALONE.is_main
     assert [Processes(State(rank)).is_main for rank in range(3)] == [True, False, False]
 
