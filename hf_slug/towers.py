@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Towers and their layers: canonical names, where they live in a model, and which of them may be changed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -95,6 +96,29 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     Raises:
         UnsupportedModelError: If the model holds several encoders of that kind, so that the name is ambiguous.
     """
+    wanted, known = list(names), _RESOLVED.setdefault(model, {})
+    new = [name for name in wanted if not _is_still_there(model, known.get(name))]
+    if new:  # a walk through all modules takes milliseconds, and a search asks thousands of times
+        for name in new:
+            known.pop(name, None)
+        known |= {name: (path, ref(model.get_submodule(path))) for name, path in _look_up(model, new).items()}
+    return {name: known[name][0] for name in wanted if name in known}
+
+
+_RESOLVED: WeakKeyDictionary[nn.Module, dict[str, tuple[str, "ref[nn.Module]"]]] = WeakKeyDictionary()
+
+
+def _is_still_there(model: nn.Module, known: "tuple[str, ref[nn.Module]] | None") -> bool:
+    """Whether the module found before is where it was: none that was wrapped, or is another's, since."""
+    if known is None:
+        return False
+    try:
+        return model.get_submodule(known[0]) is known[1]()
+    except AttributeError:
+        return False
+
+
+def _look_up(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     # PEFT expects the path of its own wrapper, a compiled module is entered
     live = {plain_name(path): path for path, _ in model.named_modules() if not path.endswith("base_layer")}
     roots = find_tower_roots(model)

@@ -1,4 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+import copy
+
 import pytest
 import torch
 from conftest import make_clip
@@ -43,6 +45,23 @@ def test_wrapped_and_compiled_modules_are_found():
     compiled = make_clip()
     compiled.text_model.encoder.layers[0] = torch.compile(compiled.text_model.encoder.layers[0])
     assert compiled.get_submodule(resolve_modules(compiled, [TEXT])[TEXT]).weight.shape == (16, 16)
+
+
+def test_what_is_wrapped_or_replaced_since_is_found_again():
+    model = make_clip()
+    assert resolve_modules(model, NAMES) == {name: name for name in NAMES}
+    inner = model.get_submodule("text_model.encoder.layers")
+    inner[0].self_attn.q_proj = torch.nn.Linear(16, 16)
+    layer = next(layer for layer in candidate_layers(model, "text") if layer.name == TEXT)
+    assert layer_weights(model, layer)[TEXT] is inner[0].self_attn.q_proj.weight
+    inner[0] = torch.compile(inner[0])
+    assert layer_weights(model, layer)[TEXT] is inner[0].self_attn.q_proj.weight
+    copied = copy.deepcopy(model)
+    assert layer_weights(copied, layer)[TEXT] is not layer_weights(model, layer)[TEXT]
+    del inner[0]  # the next one has its place
+    assert layer_weights(model, layer)[TEXT] is inner[0].self_attn.q_proj.weight
+    del model.text_projection
+    assert set(resolve_modules(model, NAMES)) == set(NAMES) - {"text_projection"}
 
 
 def test_two_towers_of_a_kind_are_ambiguous():
