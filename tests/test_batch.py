@@ -260,13 +260,13 @@ def test_nonsense_on_the_command_line(arguments, capsys):
 def test_a_batch_that_is_killed_again_and_again_ends_with_the_same_patches(folder, arguments, tmp_path):
     script = Path(__file__).with_name("killed_runs.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out"), "0", "8", *arguments, "--tower", "text"],
+        [sys.executable, str(script), str(tmp_path / "out"), "0", "20", *arguments, "--tower", "text"],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["whole"] and set(said["whole"]) == set(concepts(folder))
-    assert len(said["kills"]) == 8 and said["ends"]
+    assert len(said["kills"]) == 20 and said["ends"]
     for code, same, left in said["ends"]:
         assert code in (0, 1) and same and not left
     for left in said["kills"]:  # a patch was there as a whole or not at all
