@@ -42,7 +42,10 @@ def residuals(values: torch.Tensor) -> torch.Tensor:
 
 def find_rank(matrix: torch.Tensor, tolerance: float = _LOSSLESS) -> int:
     """The smallest rank, at least 1, that leaves no more than `tolerance` of a matrix (see [`residuals`])."""
-    left = residuals(torch.linalg.svdvals(matrix.double()))
+    return _rank_of(residuals(torch.linalg.svdvals(matrix.double())), tolerance)
+
+
+def _rank_of(left: torch.Tensor, tolerance: float) -> int:
     return max(1, int((left <= tolerance).nonzero()[0, 0]))
 
 
@@ -72,9 +75,10 @@ def stored_rank(rank: int | Literal["auto"] | None, matrices: Sequence[torch.Ten
 def truncate(matrix: torch.Tensor, rank: int | Literal["auto"], tolerance: float) -> torch.Tensor:
     """Keeps the strongest singular values of a matrix: so many, or with `"auto"` as many as [`compute_directions`] says."""
     if rank == "auto":
-        if is_smaller(matrix.shape, find_rank(matrix)):
+        left = residuals(torch.linalg.svdvals(matrix.double()))
+        if is_smaller(matrix.shape, _rank_of(left, _LOSSLESS)):
             return matrix
-        rank = find_rank(matrix, tolerance)
+        rank = _rank_of(left, tolerance)
         if not is_smaller(matrix.shape, rank):
             return matrix
     up, down = factorize(matrix, rank)
