@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .arithmetic import accumulation_dtype
 from .data import Pairs
-from .gradients import Gradients
+from .gradient_mean import Gradients
 from .inputs import group_batches, prepared, text_batch
 from .low_rank import truncate
 from .processes import ALONE, Processes

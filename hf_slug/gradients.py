@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,15 +11,12 @@ from transformers import PreTrainedModel
 from .arithmetic import accumulation_dtype
 from .contrast import Contrast
 from .data import Pairs
-from .errors import GradientError
+from .gradient_mean import GradientMean, Gradients
 from .inputs import embed_texts, group_batches, image_batches, prepared, text_batch, unique_texts
 from .losses import forget_loss, normalize
 from .processes import ALONE, Processes
 from .streams import PairStream
 from .towers import Layer, Tower, embed, layer_weights
-
-
-Gradients = dict[str, torch.Tensor]  # canonical module name -> gradient of its weight, float32
 
 
 @contextmanager
@@ -55,74 +51,6 @@ def requires_grad_only(model: torch.nn.Module, weights: Mapping[str, torch.nn.Pa
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-class GradientMean:
-    """
-    A weighted mean of gradients, accumulated in float32 without ever touching `.grad`.
-
-    float16 gradients of a mean cosine underflow, so losses are scaled up for the backward pass by a power of two, which is
-    halved when a gradient overflows and divided out exactly.
-
-    Args:
-        weights (`Mapping[str, torch.nn.Parameter]`): The weights to differentiate by, by canonical module name.
-    """
-
-    def __init__(self, weights: Mapping[str, torch.nn.Parameter]):
-        self.weights = dict(weights)
-        self.mean: Gradients = {
-            name: torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            for name, weight in self.weights.items()
-        }
-        self.scale = 2.0**12 if any(weight.dtype == torch.float16 for weight in weights.values()) else 1.0
-
-    def add(self, loss: torch.Tensor, share: float) -> None:
-        """
-        Adds `share` times the gradient of a loss.
-
-        Raises:
-            GradientError: If the gradient is not finite.
-        """
-        found: Gradients = {}  # those that another may turn out not to be finite beside
-
-        def take(name: str, part: torch.Tensor) -> torch.Tensor:
-            if not torch.isfinite(part).all():
-                unusable.append(name)
-            elif self.scale > 1:
-                found[name] = part
-            else:
-                self._add(name, part, share)
-            return part.new_zeros(()).expand_as(part)  # so that no more than one of them need be in memory
-
-        while True:
-            unusable: list[str] = []
-            hooks = [weight.register_hook(partial(take, name)) for name, weight in self.weights.items()]
-            try:
-                torch.autograd.grad(
-                    loss * self.scale, list(self.weights.values()), retain_graph=self.scale > 1, allow_unused=True
-                )  # of what is unused, the other tower, no hook is called
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            if not unusable:
-                break
-            if self.scale <= 1:
-                raise GradientError(
-                    f"The gradient of a batch is not finite (its loss is {loss.item():.4g}), so no layer can be scored. "
-                    f"Load the model in float32 or bfloat16, and check it for NaN weights."
-                )
-            self.scale /= 2
-            found.clear()
-        for name, part in found.items():
-            self._add(name, part, share)
-
-    def _add(self, name: str, part: torch.Tensor, share: float) -> None:
-        self.mean[name].add_(part.to(self.mean[name].dtype), alpha=share / self.scale)
-
-    def over(self, processes: Processes, total: float = 1.0) -> Gradients:
-        """Returns the sum of what all processes added, divided by `total`: the mean, where shares add up to that."""
-        self.mean = processes.sum(self.mean)
-        return {name: mean.div_(total) for name, mean in self.mean.items()}
 
 
 def _weights_by_tower(model: torch.nn.Module, layers: Sequence[Layer]) -> dict[Tower, dict[str, torch.nn.Parameter]]:

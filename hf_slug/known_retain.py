@@ -13,7 +13,8 @@ from .data import Pairs, load_pairs
 from .direction import Direction
 from .errors import CorruptPatchError
 from .fingerprint import compute_fingerprint
-from .gradients import Gradients, eval_mode
+from .gradient_mean import Gradients
+from .gradients import eval_mode
 from .names import DEFAULT_TEMPLATE, check_templates, collect_names
 from .objectives import MIN_CONTRAST, ContrastiveObjective, Objective
 from .processes import Processes

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from ..data import Pairs
 from ..direction import compute_input_moments
-from ..gradients import Gradients, compute_forget_gradients, compute_retain_gradients
+from ..gradient_mean import Gradients
+from ..gradients import compute_forget_gradients, compute_retain_gradients
 from ..processes import ALONE, Processes
 from ..streams import PairStream
 from ..towers import Layer

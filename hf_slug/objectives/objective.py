@@ -11,7 +11,8 @@ from torch import nn
 from ..data import Pairs
 from ..direction import record_moments, sum_up
 from ..encoders import Encoder
-from ..gradients import GradientMean, Gradients, eval_mode, requires_grad_only
+from ..gradient_mean import GradientMean, Gradients
+from ..gradients import eval_mode, requires_grad_only
 from ..processes import ALONE, Processes
 from ..towers import Layer, layer_weights
 
