@@ -1,24 +1,22 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The tables, sentences and the picture of `photo_tables.py`, from its rows."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from photo_choice import RISK
-from photo_data import DEVELOPMENT_SEEDS, EVERYONE, OBJECTS, PEOPLE
+from photo_data import DEVELOPMENT_SEEDS, EVERYONE
 from photo_methods import GRIDS, METHODS, PATIENCE
-from tables import RESULTS, by_concept, interval, markdown, mean_shares, percent, percents, write
-from train_photo_clip import NAMES
+from photo_picture import KINDS, TITLES, Rows, draw, falls
+from tables import by_concept, interval, markdown, mean_shares, percent, percents, write
+from train_photo_clip import NAMES, TRAINING
 
 from hf_slug.evaluation.risk import AIM, HARDLY
 
 
-KINDS = {
-    "people": ("Five people (the paper's Table 1)", PEOPLE),
-    "objects": ("Seven objects (the paper's Table 2)", OBJECTS),
-    "everyone": ("All people but those the defaults were settled on", EVERYONE),
-}
 LEFT, KEPT = ("fa1", "fa5", "fa5_reworded"), ("objects", "people", "near")
 # what a run takes: its key, what the table calls it, in which unit
 COSTS = {
@@ -28,8 +26,6 @@ COSTS = {
     "peak_bytes": ("peak MiB", 2**20),
     "stored_bytes": ("MB stored", 1e6),
 }
-Rows = Sequence[dict[str, Any]]
-TITLES = {"SLUG, as published": "SLUG, plain gradient, front alone, no risk"}
 SSD = (
     "Of SSD: each of the fifty names is one token, so the text tower's table of tokens has a row of 128 values that no other name reads. In {} of "
     "{} runs SSD changed under four times as many values as that in all: it takes the row to nothing, which costs little. In the others the setting that "
@@ -37,11 +33,6 @@ SSD = (
     "fares with names of several tokens that others share is not measured here."
 )
 ROW = 128  # values of a token's embedding
-
-
-def falls(rows: Rows, key: str) -> list[float]:
-    """How far what is kept falls: a concept's mean over seeds, as seeds share photographs."""
-    return by_concept(rows, lambda row: row["struck"][key] - row["after"][key])
 
 
 def _concepts(rows: Rows) -> dict[str, list[dict[str, Any]]]:
@@ -70,7 +61,7 @@ def table(rows: Rows) -> str:
         done = sum(row["forgotten_on_validation"] for row in own)
         costs = [fmean(row[key] for row in own) / unit for key, (_, unit) in COSTS.items()]
         lines.append(
-            [_title(method), *cells, f"{done} of {len(own)}", *(f"{c:.2f}" if c < 10 else f"{c:.0f}" for c in costs)]
+            [TITLES[method], *cells, f"{done} of {len(own)}", *(f"{c:.2f}" if c < 10 else f"{c:.0f}" for c in costs)]
         )
     header = [
         "",
@@ -83,10 +74,6 @@ def table(rows: Rows) -> str:
         "forgotten on validation",
     ]
     return markdown([*header, *(title for title, _ in COSTS.values())], lines)
-
-
-def _title(method: str) -> str:
-    return TITLES.get(method, method)
 
 
 def concepts_table(rows: Rows) -> str:
@@ -134,7 +121,7 @@ def compare(rows: Rows) -> str:
             parts.append(f"takes less in {', '.join(cheaper)}")
         if len(shared) < max(map(len, both)):
             parts.append(f"{len(shared)} runs that both have")
-        sentences.append(f"- {_title(method)}: {'; '.join(parts)}.")
+        sentences.append(f"- {TITLES[method]}: {'; '.join(parts)}.")
     head = "Beside SLUG, by the 95 % interval of the difference over concepts (of a single one any difference counts):"
     return "\n".join([head, "", *sentences])
 
@@ -147,46 +134,36 @@ def _cheaper(slug: Rows, other: Rows) -> Iterator[tuple[str, str]]:
             yield title, f"{theirs:.3g} against {ours:.3g}"
 
 
+def describe_model(rows: Rows) -> list[str]:
+    """A sentence on the CLIP, where the folder that rows were made of says how it was trained."""
+    file = Path(rows[0]["model"], TRAINING)
+    if not file.is_file():
+        return []
+    told = json.loads(file.read_text())
+    faces, objects = (percent(told["unseen"][kind], 1) for kind in ("faces", "objects"))
+    return [
+        f"The CLIP (weights {rows[0]['weights']}): {told['made_by']['steps']:,} steps of `train_photo_clip.py`, seed {told['made_by']['seed']}. Of all "
+        f"that it was not trained on it names {faces} % of the people's photographs and {objects} % of the objects' right, among fifty names."
+    ]
+
+
 def _range(rows: Rows, key: str) -> str:
     least, most = min(row[key] for row in rows), max(row[key] for row in rows)
     return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def draw(rows: Rows, name: str) -> None:
-    """Draws every method by what it leaves of the concept and what it costs the rest: the lower left corner is best."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    kinds = {kind: KINDS[kind] for kind in ("people", "objects")}
-    figure, axes = pyplot.subplots(1, len(kinds), figsize=(10, 4), layout="constrained")
-    for axis, (title, concepts) in zip(axes, kinds.values()):
-        for method in METHODS:
-            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
-            if own:
-                lost = fmean([*falls(own, "people"), *falls(own, "objects")])
-                point = 100 * lost, 100 * fmean(row["after"]["fa5"] for row in own)
-                axis.plot(*point, "o", markersize=9 if method == "SLUG" else 6)
-                axis.annotate(_title(method), point, xytext=(5, 5), textcoords="offset points", fontsize=8)
-        axis.axvline(0, color="grey", linewidth=0.5)
-        axis.set(title=title, xlabel="fall of what is kept (points)", ylabel="FA@5 (%)")
-        axis.margins(x=0.2, y=0.15)
-    RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / f"{name}.png", dpi=110)
-    pyplot.close(figure)
-
-
 def write_tables(rows: Rows, name: str) -> None:
     """Writes every table there are rows for; in whatever order they were done, concepts and seeds are compared with the same."""
     rows = sorted(rows, key=lambda row: (NAMES.index(row["concept"]), row["seed"]))
-    parts = ["# Forgetting people and objects of a CLIP on photographs"]
+    parts = ["# Forgetting people and objects of a CLIP on photographs", *describe_model(rows)]
     for kind, (title, concepts) in KINDS.items():
         own = [row for row in rows if row["concept"] in concepts]
         if kind == "everyone":  # the five have a table of their own for the other methods
             own = [row for row in own if row["method"] == "SLUG"]
         if not any(row["method"] == "SLUG" for row in own) or (kind == "everyone" and len(_concepts(own)) <= 5):
             continue
+        if kind == "everyone" and set(_concepts(own)) != set(EVERYONE):
+            title = "People"
         parts += [
             f"## {title}",
             f"Concepts: {', '.join(_concepts(own))}; seeds {sorted({row['seed'] for row in own})}; {_range(own, 'n_forget')} test photographs of "

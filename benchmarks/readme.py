@@ -13,7 +13,8 @@ from typing import Any
 
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, current
-from photo_report import LEFT, falls, left
+from photo_picture import falls
+from photo_report import LEFT, left
 from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
 from tables import Runs, markdown, percent, percents
 from zoo_canvas import KINDS, complete, of, qualities
@@ -50,7 +51,7 @@ def photographs() -> str:
         for method in METHODS:
             own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
             if own:
-                lines.append(line(f"{title}: {'**SLUG**' if method == 'SLUG' else method}", own))
+                lines.append(line(f"{title}: {'**SLUG**' if method == 'SLUG' else TITLES[method]}", own))
     more = [row for row in rows if row["method"] == "SLUG" and row["concept"] in EVERYONE]
     if len({row["concept"] for row in more}) > len(PEOPLE):
         lines.append(line(f"{len({row['concept'] for row in more})} people: SLUG", more))
@@ -73,7 +74,7 @@ def photographs() -> str:
     seconds = {
         method: fmean(own) for method in METHODS if (own := [r["seconds"] for r in same if r["method"] == method])
     }
-    costs = ", ".join(f"{method} {value:.0f}" for method, value in seconds.items())
+    costs = "; ".join(f"{TITLES[method]} {value:.0f}" for method, value in seconds.items())
     header = [
         "",
         "FA@1 ↓",

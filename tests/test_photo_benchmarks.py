@@ -13,6 +13,7 @@ import photo_ablations
 import photo_choice
 import photo_data
 import photo_methods
+import photo_picture
 import photo_report
 import photo_stacks
 import photo_tables
@@ -68,7 +69,7 @@ def small(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_SLUG_DATA", str(folder))
     monkeypatch.setattr(photo_data, "VALIDATION_OBJECTS", 40)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    for module in (photo_report, photo_stacks):
+    for module in (photo_picture, photo_stacks):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(photo_tables, "PATCHES", tmp_path / "patches")
     train_photo_clip.open_objects.cache_clear()
