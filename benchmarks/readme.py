@@ -13,7 +13,7 @@ from typing import Any
 
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, current
-from photo_picture import falls
+from photo_picture import TITLES, falls
 from photo_report import LEFT, left
 from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
 from tables import Runs, markdown, percent, percents

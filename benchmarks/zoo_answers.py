@@ -89,13 +89,13 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
             mine = [row for row in own if row["variant"] == variant]
             lines += [line(variant, mine)] if mine else []
         parts += [f"## {title}: {', '.join(dict.fromkeys(row['concept'] for row in own))}", markdown(header, lines)]
-        by_concept = [
+        each = [
             line(f"{concept}: {variant.removeprefix('SLUG, ')}", mine)
             for concept in dict.fromkeys(row["concept"] for row in own)
             for variant in VARIANTS
             if (mine := [row for row in own if (row["concept"], row["variant"]) == (concept, variant)])
         ]
-        parts.append(markdown(header, by_concept))
+        parts.append(markdown(header, each))
     write(name, parts, note="One thread a run.", rows=rows)
 
 
