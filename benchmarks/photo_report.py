@@ -140,7 +140,7 @@ def describe_model(rows: Rows) -> list[str]:
     if not file.is_file():
         return []
     told = json.loads(file.read_text())
-    faces, objects = (percent(told["unseen"][kind], 1) for kind in ("faces", "objects"))
+    faces, objects = (percent(told["unseen"][kind]["top1"], 1) for kind in ("faces", "objects"))
     return [
         f"The CLIP (weights {rows[0]['weights']}): {told['made_by']['steps']:,} steps of `train_photo_clip.py`, seed {told['made_by']['seed']}. Of all "
         f"that it was not trained on it names {faces} % of the people's photographs and {objects} % of the objects' right, among fifty names."

@@ -198,7 +198,7 @@ def test_rows_are_compared_with_those_of_the_same_concept(tmp_path):
                 chosen = {"setting": {"lr": 3e-4, "step": 2}, "stored_bytes": 0} if method == "GA" else {}
                 rows.append({**common, "method": method, "after": after, **chosen})
     (tmp_path / "clip").mkdir()
-    told = {"made_by": {"steps": 700, "seed": 3}, "unseen": {"faces": 0.875, "objects": 0.5}}
+    told = {"made_by": {"steps": 700, "seed": 3}, "unseen": {"faces": {"top1": 0.875}, "objects": {"top1": 0.5}}}
     (tmp_path / "clip" / train_photo_clip.TRAINING).write_text(json.dumps(told))
     written = []
     for order in (rows, rows[::-1], rows[::2] + rows[1::2][::-1]):
