@@ -221,7 +221,7 @@ def test_processes_take_concepts_in_turn(folder, arguments, tmp_path):
     for concept in concepts(folder):
         one, two = (load_file(tmp_path / part / concept / WEIGHTS) for part in ("alone", "out"))
         for name, tensor in one.items():
-            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-7)
+            assert (two[name] - tensor).norm() <= 1e-4 * tensor.norm()
 
 
 @pytest.mark.parametrize(
