@@ -97,7 +97,7 @@ def _add_sharing(commands: Any) -> None:
     )
     add_data(compose)
     add("--json", action="store_true", help="print the report as JSON")
-    compose.set_defaults(run=_compose)
+    compose.set_defaults(run=lambda args: _sharing("compose", args))
 
     export = commands.add_parser("export", help="turn a patch into a standard LoRA, for tools without hf_slug")
     add = export.add_argument
@@ -186,16 +186,10 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 
 def _sharing(command: str, args: argparse.Namespace) -> int:
-    """What becomes of a patch once it is made; see `hf_slug/sharing.py`."""
-    from . import sharing
+    """What becomes of a patch once it is made; see `hf_slug/sharing.py` and `hf_slug/compose_command.py`."""
+    from . import compose_command, sharing
 
-    return int(getattr(sharing, f"run_{command}")(args))
-
-
-def _compose(args: argparse.Namespace) -> int:
-    from .compose_command import run_compose
-
-    return run_compose(args)
+    return int(getattr(compose_command if command == "compose" else sharing, f"run_{command}")(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -81,7 +81,7 @@ def _load_evaluators(args: argparse.Namespace, patches: dict[str, Any]) -> tuple
     from .loading import load_clip
     from .names import DEFAULT_TEMPLATE, check_templates, collect_names, name_of
     from .parts import count_overlap
-    from .request import read_names
+    from .request import columns_of, read_names
 
     given = {"--forget": args.forget or [], "--validation-forget": args.validation_forget or []}
     if args.model is None:
@@ -104,7 +104,7 @@ def _load_evaluators(args: argparse.Namespace, patches: dict[str, Any]) -> tuple
     metrics = [patch.report.get("metrics") or {} for patch in patches.values()]
     known = [tuple(found["templates"]) for found in metrics if found.get("templates")]
     templates = check_templates(args.template or next(iter(known), DEFAULT_TEMPLATE))
-    columns = {f"{what}_column": getattr(args, f"{what}_column") for what in ("image", "text", "name")}
+    columns = columns_of(args)
     pairs = {
         flag: [
             load_pairs(own, what=f"{flag} of {source}", **columns)

@@ -104,7 +104,7 @@ def test_no_weight_is_raised_at_the_cost_of_what_is_kept(searched):
     # nothing can be better than all right by a point: no raise can be paid for, and what is lowered still is
     dear = fit_weights(model, patches, evaluators, cost=-1.01)
     assert dear.weights["seven"] == 1.0 and dear.weights["two"] < 1.0 and dear.unfitted == free.unfitted
-    # at what it did cost it is done, at less it is not
+    # at what it did cost it is done
     spent = free.unfitted_kept - free.kept
     assert fit_weights(model, patches, evaluators, cost=spent + 1e-9).weights == free.weights
     blind = {name: _without_retain(own) for name, own in evaluators.items()}
