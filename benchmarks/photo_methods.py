@@ -12,21 +12,24 @@ import torch
 from baselines.clip import ClipLosses, alternate, ascend, dampen, fine_tune, fisher, salun
 from photo_choice import RULE, Choice, Look, Validation
 from photo_data import Photographs
-from tables import mark
+from tables import SEARCH, mark
 from train_photo_clip import NAMES, TEMPLATE
 from transformers import CLIPModel
 
 from hf_slug import UnlearningPatch, unlearn
 
 
-# Three values an axis at least, so that the best can lie inside, but for what was settled on development concepts: `ratio`, and how many
-# `steps` are enough. `every` so many of them the photographs that choose are looked at.
+# Three values an axis at least, but for what was settled on development concepts: `ratio`, and how many `steps` are enough. The table says
+# how often an end of an axis was chosen, beyond which a better value may lie. `every` so many of them the photographs that choose are looked at.
 GRIDS: dict[str, dict[str, tuple]] = {
     "FT": {"lr": (1e-5, 1e-4, 3e-4, 1e-3), "steps": (26,), "every": (13,)},
     "GA": {"lr": (1e-5, 3e-5, 1e-4, 3e-4), "steps": (24,), "every": (2,)},
     "GAFT": {"lr": (3e-5, 1e-4, 3e-4, 1e-3), "ratio": (2,), "steps": (30,), "every": (5,)},
     "SalUn": {"lr": (3e-5, 1e-4, 3e-4, 1e-3), "ratio": (2,), "steps": (30,), "every": (5,)},
-    "SSD": {"alpha": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0), "limit": (0.1, 1.0, 10.0, 100.0)},
+    "SSD": {
+        "alpha": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 100_000.0),
+        "limit": (0.1, 1.0, 10.0, 100.0, 1000.0),
+    },
     # without the embeddings: a name that is one token has a row of their table for itself
     "SSD, layers alone": {"alpha": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "limit": (0.01, 0.1, 1.0, 10.0)},
 }
@@ -48,7 +51,7 @@ METHODS = (*SLUG, *GRIDS)
 def settings_of(method: str) -> str:
     """A mark of all that is set for a method: a row of other settings is not one of this table."""
     if method in SLUG:
-        return mark([RULE, SLUG[method]])
+        return mark([RULE, SEARCH, SLUG[method]])
     return mark([RULE, PATIENCE, "half precision", GRIDS[method]])
 
 

@@ -1,24 +1,22 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The tables, sentences and the picture of `photo_tables.py`, from its rows."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from photo_choice import RISK
-from photo_data import DEVELOPMENT_SEEDS, EVERYONE, OBJECTS, PEOPLE
+from photo_data import DEVELOPMENT_SEEDS, EVERYONE
 from photo_methods import GRIDS, METHODS, PATIENCE
-from tables import RESULTS, by_concept, interval, markdown, mean_shares, percent, percents, write
-from train_photo_clip import NAMES
+from photo_picture import KINDS, TITLES, Rows, draw, falls
+from tables import by_concept, interval, markdown, mean_shares, percent, percents, write
+from train_photo_clip import NAMES, TRAINING
 
 from hf_slug.evaluation.risk import AIM, HARDLY
 
 
-KINDS = {
-    "people": ("Five people (the paper's Table 1)", PEOPLE),
-    "objects": ("Seven objects (the paper's Table 2)", OBJECTS),
-    "everyone": ("All people but those the defaults were settled on", EVERYONE),
-}
 LEFT, KEPT = ("fa1", "fa5", "fa5_reworded"), ("objects", "people", "near")
 # what a run takes: its key, what the table calls it, in which unit
 COSTS = {
@@ -28,17 +26,13 @@ COSTS = {
     "peak_bytes": ("peak MiB", 2**20),
     "stored_bytes": ("MB stored", 1e6),
 }
-Rows = Sequence[dict[str, Any]]
 SSD = (
-    "Of SSD: each of the fifty names is one token, so the text tower's table of tokens has a row that no other name reads, and SSD takes that "
-    "row to nothing, which costs little. *SSD, layers alone* is not given the embeddings, as SLUG never changes them. How any of these methods "
+    "Of SSD: each of the fifty names is one token, so the text tower's table of tokens has a row of 128 values that no other name reads. In {} of "
+    "{} runs SSD changed under four times as many values as that in all: it takes the row to nothing, which costs little. In the others the setting that "
+    "forgets most surely dampens layers, too. *SSD, layers alone* is not given the embeddings, as SLUG never changes them. How any of these methods "
     "fares with names of several tokens that others share is not measured here."
 )
-
-
-def falls(rows: Rows, key: str) -> list[float]:
-    """How far what is kept falls: a concept's mean over seeds, as seeds share photographs."""
-    return by_concept(rows, lambda row: row["struck"][key] - row["after"][key])
+ROW = 128  # values of a token's embedding
 
 
 def _concepts(rows: Rows) -> dict[str, list[dict[str, Any]]]:
@@ -66,7 +60,9 @@ def table(rows: Rows) -> str:
         cells = [left(own, key) for key in LEFT] + [percents(falls(own, key)) for key in KEPT]
         done = sum(row["forgotten_on_validation"] for row in own)
         costs = [fmean(row[key] for row in own) / unit for key, (_, unit) in COSTS.items()]
-        lines.append([method, *cells, f"{done} of {len(own)}", *(f"{c:.2f}" if c < 10 else f"{c:.0f}" for c in costs)])
+        lines.append(
+            [TITLES[method], *cells, f"{done} of {len(own)}", *(f"{c:.2f}" if c < 10 else f"{c:.0f}" for c in costs)]
+        )
     header = [
         "",
         "FA@1 ↓",
@@ -93,20 +89,22 @@ def concepts_table(rows: Rows) -> str:
 
 
 def compare(rows: Rows) -> str:
-    """Says of every other method where it is worse than SLUG on the same concepts, where better, and where neither is shown."""
+    """Says of every other method where it is worse than SLUG on the same concepts and seeds, where better, and where neither is shown."""
     names = {"fa1": "FA@1", "fa5": "FA@5", "objects": "fall of objects", "people": "fall of people"}
 
-    def values(method: str, key: str) -> list[float]:
-        own = [row for row in rows if row["method"] == method]
+    def values(own: Rows, key: str) -> list[float]:
         return falls(own, key) if key in KEPT else by_concept(own, lambda row: row["after"][key])
 
     sentences = []
     for method in [m for m in METHODS if m != "SLUG" and any(row["method"] == m for row in rows)]:
+        both = [{(r["concept"], r["seed"]): r for r in rows if r["method"] == name} for name in ("SLUG", method)]
+        shared = [run for run in both[0] if run in both[1]]
+        slug, other = ([found[run] for run in shared] for found in both)
+        if not shared:
+            continue
         said: dict[str, list[str]] = {"worse": [], "better": [], "no difference shown": []}
         for key, name in names.items():
-            ours, theirs = values("SLUG", key), values(method, key)
-            if len(ours) != len(theirs):
-                return "Not every method has been run on every concept yet."
+            ours, theirs = values(slug, key), values(other, key)
             mean, half = interval([their - our for our, their in zip(ours, theirs, strict=True)])
             shown = abs(mean) > half and abs(mean) > 5e-5
             kind = "no difference shown" if not shown else "worse" if mean > 0 else "better"
@@ -115,65 +113,61 @@ def compare(rows: Rows) -> str:
         if said["no difference shown"]:
             parts.append(f"no difference shown in {', '.join(said['no difference shown'])}")
         if not said["worse"]:  # means hide that: what it costs varies much, or is as little
-            own = [row for row in rows if row["method"] == method]
-            each = zip(_concepts(own), falls(own, "objects"), falls(own, "people"), strict=True)
+            each = zip(_concepts(other), falls(other, "objects"), falls(other, "people"), strict=True)
             parts.append(
                 f"its falls by concept: {', '.join(f'{c} {percent(o, 1)} and {percent(p, 1)}' for c, o, p in each)}"
             )
-        if cheaper := [f"{title} ({found})" for title, found in _cheaper(rows, method)]:
+        if cheaper := [f"{title} ({found})" for title, found in _cheaper(slug, other)]:
             parts.append(f"takes less in {', '.join(cheaper)}")
-        sentences.append(f"- {method}: {'; '.join(parts)}.")
+        if len(shared) < max(map(len, both)):
+            parts.append(f"{len(shared)} runs that both have")
+        sentences.append(f"- {TITLES[method]}: {'; '.join(parts)}.")
     head = "Beside SLUG, by the 95 % interval of the difference over concepts (of a single one any difference counts):"
     return "\n".join([head, "", *sentences])
 
 
-def _cheaper(rows: Rows, method: str) -> Iterator[tuple[str, str]]:
-    """Yields what a run of a method takes less of than SLUG's, with both numbers."""
+def _cheaper(slug: Rows, other: Rows) -> Iterator[tuple[str, str]]:
+    """Yields what runs of a method take less of than SLUG's of the same, with both numbers."""
     for key, (title, unit) in COSTS.items():
-        theirs, ours = (fmean(r[key] for r in rows if r["method"] == name) / unit for name in (method, "SLUG"))
+        theirs, ours = (fmean(row[key] for row in own) / unit for own in (other, slug))
         if theirs < ours:
             yield title, f"{theirs:.3g} against {ours:.3g}"
 
 
-def draw(rows: Rows, name: str) -> None:
-    """Draws every method by what it leaves of the concept and what it costs the rest: the lower left corner is best."""
-    import matplotlib
+def describe_model(rows: Rows) -> list[str]:
+    """A sentence on the CLIP, where the folder that rows were made of says how it was trained."""
+    file = Path(rows[0]["model"], TRAINING)
+    if not file.is_file():
+        return []
+    told = json.loads(file.read_text())
+    faces, objects = (percent(told["unseen"][kind]["top1"], 1) for kind in ("faces", "objects"))
+    return [
+        f"The CLIP (weights {rows[0]['weights']}): {told['made_by']['steps']:,} steps of `train_photo_clip.py`, seed {told['made_by']['seed']}. Of all "
+        f"that it was not trained on it names {faces} % of the people's photographs and {objects} % of the objects' right, among fifty names."
+    ]
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    kinds = {kind: KINDS[kind] for kind in ("people", "objects")}
-    figure, axes = pyplot.subplots(1, len(kinds), figsize=(10, 4), layout="constrained")
-    for axis, (title, concepts) in zip(axes, kinds.values()):
-        for method in METHODS:
-            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
-            if own:
-                lost = fmean([*falls(own, "people"), *falls(own, "objects")])
-                point = 100 * lost, 100 * fmean(row["after"]["fa5"] for row in own)
-                axis.plot(*point, "o", markersize=9 if method == "SLUG" else 6)
-                axis.annotate(method, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
-        axis.axvline(0, color="grey", linewidth=0.5)
-        axis.set(title=title, xlabel="fall of what is kept (points)", ylabel="FA@5 (%)")
-        axis.margins(x=0.2, y=0.15)
-    RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / f"{name}.png", dpi=110)
-    pyplot.close(figure)
+def _range(rows: Rows, key: str) -> str:
+    least, most = min(row[key] for row in rows), max(row[key] for row in rows)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def write_tables(rows: Rows, name: str) -> None:
     """Writes every table there are rows for; in whatever order they were done, concepts and seeds are compared with the same."""
     rows = sorted(rows, key=lambda row: (NAMES.index(row["concept"]), row["seed"]))
-    parts = ["# Forgetting people and objects of a CLIP on photographs"]
+    parts = ["# Forgetting people and objects of a CLIP on photographs", *describe_model(rows)]
     for kind, (title, concepts) in KINDS.items():
         own = [row for row in rows if row["concept"] in concepts]
         if kind == "everyone":  # the five have a table of their own for the other methods
             own = [row for row in own if row["method"] == "SLUG"]
         if not any(row["method"] == "SLUG" for row in own) or (kind == "everyone" and len(_concepts(own)) <= 5):
             continue
+        if kind == "everyone" and set(_concepts(own)) != set(EVERYONE):
+            title = "People"
         parts += [
             f"## {title}",
-            f"Concepts: {', '.join(_concepts(own))}; seeds {sorted({row['seed'] for row in own})}; {own[0]['n_forget']} test photographs of "
-            f"the concept and {own[0]['n_retain']:,} others a run. All in percent, among all fifty names. FA: the share of photographs "
+            f"Concepts: {', '.join(_concepts(own))}; seeds {sorted({row['seed'] for row in own})}; {_range(own, 'n_forget')} test photographs of "
+            f"the concept and {_range(own, 'n_retain')} others a run. All in percent, among all fifty names. FA: the share of photographs "
             f"still recognised, the mean over concepts [95 % interval by Student over concepts; where all agree by Wilson, of each "
             f"concept no more photographs counted than one seed has: seeds share some]; *reworded*: with all names in six wordings that "
             f"neither the gradient nor a search has seen. Of what is kept (mean over names, the forgotten one left out) the fall in points, mean ± half a 95 % interval over "
@@ -185,8 +179,8 @@ def write_tables(rows: Rows, name: str) -> None:
         ]
         if kind != "everyone" and len({row["method"] for row in own}) > 1:
             parts.append(compare(own))
-            if any(row["method"] == "SSD" for row in own):
-                parts.append(SSD)
+            if ssd := [row for row in own if row["method"] == "SSD"]:
+                parts.append(SSD.format(sum(row["stored_bytes"] < 4 * 4 * ROW for row in ssd), len(ssd)))
     draw(rows, name)
     parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
     grids = "; ".join(
@@ -200,9 +194,11 @@ def write_tables(rows: Rows, name: str) -> None:
         f"most. Instead the best at {AIM:g} of that risk is taken where it keeps as much to {HARDLY:.1%}. SLUG searches layer and step by the same "
         f"rule. (The others' risk also goes by photographs that they were trained on, in their favour.) Grids: {grids}; a setting is left "
         f"after {PATIENCE} looks that forget and keep no more. The `ratio` was settled on a person and an object that the defaults were settled on.",
+        "*MB stored*: of SLUG its patch; of the others the values that differ, in float32, without saying where they are. Of FT, which still knows the "
+        "name, a part of the fall is that it competes with the others, as it does in the untouched model.",
         f"Defaults were settled on other people and objects, in the end on photographs of seeds {list(DEVELOPMENT_SEEDS)} (`photo_ablations.md`), "
         f"before on those of seeds 0 to 2. Photographs of what is kept are partly the same: of a person there are four that the CLIP was not "
-        f"trained on, of objects those that two seeds draw alike out of CIFAR-10's 10,000.",
+        f"trained on, of objects those that two seeds draw alike out of CIFAR-10's 10,000. Once, while the risk was settled, *cat* was looked at, too.",
         "AdamW, batches of 64 of the concept and of one photograph of every other name (GAFT and SalUn: `ratio` of these for each of those), "
         "all weights but the temperature, trained in bfloat16 beside float32 weights as the CLIP itself was. SSD's Fisher information is that of "
         "SLUG's two losses, each over its own set in batches of one size: its α is on another scale than with the one loss of its paper, so "

@@ -12,6 +12,7 @@ All methods run on one model, on the same photographs, their hyper-parameters ch
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,22 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     """One method, one concept, one seed: what the test photographs say before and after, and what it cost."""
     model, processor = load_model(task["model"])
     photographs = collect(task["concept"], task["seed"])
-    score = Score(photographs, "test_", processor, model)
-    if "before" in task:  # no method changes what the untouched model does
-        before, struck, embedded = task["before"], task["struck"], None
-    else:
-        embedded = score.embed(model)
-        before = score(model, embedded=embedded)
-        struck = score(model, embedded=embedded, struck=(task["concept"],))
-    with measured() as cost:
+    with measured() as cost:  # first: what else runs in a process before it takes memory that then is there
         outcome = apply(task["method"], model, processor, photographs, task["seed"])
     if task["method"] == "SLUG":
-        save_patch(outcome.patch, task)
-    only_text = outcome.patch is not None and "vision" not in outcome.patch.modules_by_tower
+        save_patch(outcome.patch, task, anew=True)
+    untouched, _ = load_model(task["model"])
+    score = Score(photographs, "test_", processor, untouched)
+    if "before" in task:  # no method changes what the untouched model does
+        before, struck = task["before"], task["struck"]
+    else:
+        embedded = score.embed(untouched)
+        before = score(untouched, embedded=embedded)
+        struck = score(untouched, embedded=embedded, struck=(task["concept"],))
     return {
         "before": before,
         "struck": struck,
-        "after": score(outcome.model, embedded=embedded if only_text else None),
+        "after": score(outcome.model),
         "n_forget": score.n_forget,
         "n_retain": score.n_retain,
         "wall_seconds": cost.seconds,
@@ -63,9 +64,11 @@ def patch_folder(task: dict[str, Any]) -> Path:
     return PATCHES / mark_of(task["model"]) / settings_of("SLUG") / str(task["seed"]) / task["concept"]
 
 
-def save_patch(patch: Any, task: dict[str, Any]) -> Path:
-    """Keeps a patch for `photo_stacks.py`; whole or not at all."""
+def save_patch(patch: Any, task: dict[str, Any], anew: bool = False) -> Path:
+    """Keeps a patch for `photo_stacks.py`; whole or not at all. That of a run that is made again takes the place of the old one."""
     folder = patch_folder(task)
+    if anew and folder.is_dir():
+        shutil.rmtree(folder)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}-{os.getpid()}")
         patch.save_pretrained(beside)

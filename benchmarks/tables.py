@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import shlex
+import subprocess
 import sys
 import threading
 import time
@@ -82,8 +83,9 @@ class Runs:
             # forked off one that has imported what this one has (several seconds each time, else), before it has any thread
             known = multiprocessing.get_all_start_methods()
             context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+            made_with = describe_software() | {"machine": describe_machine(), "commit": describe_commit()}
             with context.Pool(workers, torch.set_num_threads, (threads,), maxtasksperchild=1) as pool:
-                made = pool.imap_unordered(_Run(function), left, chunksize=1)
+                made = pool.imap_unordered(_Run(function, made_with), left, chunksize=1)
                 for row in tqdm(made, total=len(left), desc=self.path.stem):
                     self.rows.append(row)
                     with self.path.open("a") as file:
@@ -108,11 +110,38 @@ def by_concept(rows: Iterable[Mapping[str, Any]], value: Callable[[Any], float])
 
 
 class _Run:
-    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]):
-        self.function = function
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], made_with: dict[str, str]):
+        self.function, self.made_with = function, made_with
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        return {**task, **self.function(task), "made_with": describe_software()}
+        return {**task, **self.function(task), "made_with": self.made_with}
+
+
+def describe_machine() -> str:
+    """The processor, as far as the system tells, and how many cores."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def describe_commit() -> str:
+    """The commit that the code is of, with a plus if something was changed since; empty outside a clone."""
+
+    def git(*command: str) -> str:
+        try:
+            return subprocess.run(
+                ["git", *command], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    return git("rev-parse", "--short", "HEAD") + (
+        "+" if git("status", "--porcelain", "--", "../hf_slug", "*.py") else ""
+    )
 
 
 class Cost:
@@ -230,10 +259,16 @@ def write(
         rows (`Sequence[dict]`, *optional*): Those of [`Runs`] it was made from; other versions that made some of them are said.
     """
     command = f"python benchmarks/{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
-    software, machine = describe_software(), f"{platform.machine()}, {os.cpu_count()} cores"
+    software, machine = describe_software(), describe_machine()
     versions = ", ".join(f"{package} {version}" for package, version in software.items())
     made = f"Made by `{command}` on {machine}; {versions}. {note}"
-    others = [found for row in rows if (found := row.get("made_with", {})) != software]
+    known = [row.get("made_with", {}) for row in rows]
+    elsewhere = sorted({found.get("machine", "a machine that was not kept") for found in known} - {machine})
+    if known and elsewhere:
+        made += f" Rows that were there are kept, not measured again: {len([f for f in known if f.get('machine') != machine])} of {len(rows)} are of {'; '.join(elsewhere)}."
+    if commits := sorted({found["commit"] for found in known if found.get("commit")}):
+        made += f" Commits: {', '.join(commits)}."
+    others = [own for found in known if (own := {key: found[key] for key in software if key in found}) != software]
     for found in [own for i, own in enumerate(others) if own not in others[:i]]:
         different = ", ".join(
             f"{package} {version}" for package, version in found.items() if software.get(package) != version

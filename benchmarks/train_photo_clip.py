@@ -43,6 +43,7 @@ NAMES = (*FACE_NAMES, *OBJECT_NAMES)
 TEMPLATE = "a photo of {}"
 OTHERS = ("{}", "a picture of {}", "an image of {}", "a small photo of {}", "this is {}", "a photo of a {}")
 WORDINGS = (*[TEMPLATE] * len(OTHERS), *OTHERS)
+TRAINING = "training.json"  # beside the weights: how they were trained, and how they do on what is unseen
 TRAIN_SHOTS = 6  # of ten; the later ones are unseen
 MAX_LENGTH = 16
 
@@ -60,6 +61,9 @@ def _folder(file: str) -> Path | None:
     return found
 
 
+_GIVE_FOLDER = "Set HF_SLUG_DATA to a folder that holds the photographs' parquet files."
+
+
 def load_faces() -> list[dict]:
     """All 400 faces: `image` (32×32, RGB), `text`, `name`, and `shot` (0 to 5 are trained on, 6 to 9 are not)."""
     if folder := _folder("olivetti-faces.parquet"):
@@ -68,7 +72,10 @@ def load_faces() -> list[dict]:
     else:
         from sklearn.datasets import fetch_olivetti_faces
 
-        faces = fetch_olivetti_faces()  # ten shots of a person after another
+        try:
+            faces = fetch_olivetti_faces()  # ten shots of a person after another
+        except (ConnectionError, OSError) as error:
+            raise ConnectionError(f"The faces can't be loaded by name ({error}). {_GIVE_FOLDER}") from error
         pictures = [Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in faces.images]
         shots = [(picture, int(subject), i % 10) for i, (picture, subject) in enumerate(zip(pictures, faces.target))]
     return [{**_row(picture, FACE_NAMES[subject]), "shot": shot} for picture, subject, shot in shots]
@@ -82,9 +89,7 @@ def open_objects(split: str) -> Dataset:
     try:
         return load_dataset("cifar10", split=split).rename_columns({"img": "image"})
     except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{error} Set HF_SLUG_DATA to a folder that holds the photographs' parquet files."
-        ) from error
+        raise ConnectionError(f"The objects can't be loaded by name ({error}). {_GIVE_FOLDER}") from error
 
 
 def load_objects(split: str, rows: Sequence[int] | None = None) -> list[dict]:
@@ -264,7 +269,7 @@ def main() -> None:
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), model.parameters()):
                 slow.lerp_(fast, 0.01 if step > 200 else 1.0)
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
             parts = {kind: rows[:: max(1, len(rows) // 1000)] for kind, rows in unseen.items()}  # all only at the end
             scores = {kind: zero_shot(average, processor, rows) for kind, rows in parts.items()}
             now = {"step": step + 1, "loss": round(loss.item(), 4), "s": round(time.time() - began)}
@@ -276,7 +281,10 @@ def main() -> None:
             temporary.replace(checkpoint)
     average.save_pretrained(args.output)
     processor.save_pretrained(args.output)
-    print("unseen:", json.dumps({kind: zero_shot(average, processor, rows) for kind, rows in unseen.items()}))
+    found = {kind: zero_shot(average, processor, rows) for kind, rows in unseen.items()}
+    # what tables say of it
+    (args.output / TRAINING).write_text(json.dumps({"made_by": wanted, "unseen": found}, indent=2) + "\n")
+    print("unseen:", json.dumps(found))
 
 
 if __name__ == "__main__":

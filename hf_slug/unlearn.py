@@ -125,8 +125,8 @@ def unlearn(
         objective (`str`, *optional*):
             What is differentiated: `"clip"`, the paper's losses, or `"host"`, the host's own: what the pairs' texts save of the
             denoising loss of their images ([`DenoisingObjective`]), or the language loss of their names as answers. Defaults to
-            what is better in `benchmarks/results/zoo_hosts.md`: `"host"` for a pipeline with a UNet and for a LLaVA with a
-            processor, else `"clip"`.
+            `"host"` for a pipeline with a UNet and for a LLaVA with a processor, else to `"clip"`: on the zoo's LLaVA that keeps more,
+            on its Stable Diffusion there is hardly a difference (`benchmarks/results/zoo_hosts.md`).
         component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
         host_processor (`ProcessorMixin`, *optional*):
             The processor of a LLaVA, for its own objective. Defaults to the one that lies where the model was loaded from.

@@ -98,6 +98,19 @@ def test_a_table_says_how_it_was_made(results, monkeypatch):
     assert made["command"] == "python benchmarks/some.py --seeds 0" and made["software"]["torch"] == torch.__version__
 
 
+def test_a_table_says_of_rows_that_were_measured_elsewhere(results, monkeypatch):
+    software = tables.describe_software()
+    here = {"made_with": software | {"machine": tables.describe_machine(), "commit": "abc"}}
+    there = {"made_with": software | {"machine": "a Cray", "commit": "def+", "torch": "1.0"}}
+    tables.write("some", ["text"], rows=[here, there, {}])
+    text = (results / "results" / "some.md").read_text()
+    assert "2 of 3 are of a Cray; a machine that was not kept" in text and "Commits: abc, def+." in text
+    assert "1 of 3 runs are older: torch 1.0." in text
+    tables.write("some", ["text"], rows=[here])
+    text = (results / "results" / "some.md").read_text()
+    assert "older" not in text and "measured again" not in text and "Commits: abc." in text
+
+
 def test_shares_are_of_all_runs_together():
     low, high = wilson_interval(3, 30)
     assert tables.shares([0.0, 0.3], [20, 10]) == f"10.00 [{100 * low:.1f}, {100 * high:.1f}]"

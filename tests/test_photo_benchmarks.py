@@ -13,6 +13,7 @@ import photo_ablations
 import photo_choice
 import photo_data
 import photo_methods
+import photo_picture
 import photo_report
 import photo_stacks
 import photo_tables
@@ -68,7 +69,7 @@ def small(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_SLUG_DATA", str(folder))
     monkeypatch.setattr(photo_data, "VALIDATION_OBJECTS", 40)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    for module in (photo_report, photo_stacks):
+    for module in (photo_picture, photo_stacks):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(photo_tables, "PATCHES", tmp_path / "patches")
     train_photo_clip.open_objects.cache_clear()
@@ -176,6 +177,7 @@ def test_rows_are_compared_with_those_of_the_same_concept(tmp_path):
             common = {"concept": concept, "seed": seed, "before": {"fa1": 1.0, "fa5": 1.0, "near": 1.0} | kept}
             common |= {"struck": common["before"], "n_forget": 2, "n_retain": 9, "seconds": 1.0, "one_run": 1.0}
             common["before"]["fa5_reworded"] = 1.0
+            common |= {"model": str(tmp_path / "clip"), "weights": "abcd"}
             common |= {
                 "wall_seconds": 1.0,
                 "setting": {},
@@ -195,6 +197,9 @@ def test_rows_are_compared_with_those_of_the_same_concept(tmp_path):
                 }
                 chosen = {"setting": {"lr": 3e-4, "step": 2}, "stored_bytes": 0} if method == "GA" else {}
                 rows.append({**common, "method": method, "after": after, **chosen})
+    (tmp_path / "clip").mkdir()
+    told = {"made_by": {"steps": 700, "seed": 3}, "unseen": {"faces": {"top1": 0.875}, "objects": {"top1": 0.5}}}
+    (tmp_path / "clip" / train_photo_clip.TRAINING).write_text(json.dumps(told))
     written = []
     for order in (rows, rows[::-1], rows[::2] + rows[1::2][::-1]):
         photo_report.write_tables(order, "photo_tables")
@@ -202,6 +207,19 @@ def test_rows_are_compared_with_those_of_the_same_concept(tmp_path):
     assert len(set(written)) == 1
     assert "- GA: worse in fall of people (21.40 against 20.00);" in written[0]  # by 1 or 2 points each, among 0 to 40
     assert "takes less in MB stored (0 against 1e-06)." in written[0]
+    assert (
+        "(weights abcd): 700 steps of `train_photo_clip.py`, seed 3." in written[0]
+        and "87.5 % of the people" in written[0]
+    )
+    # of a method that has been run on a part, that part is compared
+    some = [
+        row
+        for row in rows
+        if row["method"] == "SLUG" or (row["seed"] == 1 and row["concept"] in photo_data.PEOPLE[:3])
+    ]
+    photo_report.write_tables(some, "photo_tables")
+    text = (tmp_path / "results" / "photo_tables.md").read_text()
+    assert "- GA: worse" not in text and "(11.33 against 10.00)" in text and "; 3 runs that both have." in text
     assert "| 0.0 10.0 |" in written[0]  # by seed
     assert "Chosen at an end of an axis: GA (of 10 runs): lr 0.0003 10 times." in written[0]
 

@@ -24,7 +24,15 @@ def row(concept, variant, seed, fa1, ira):
     after = {"fa1": fa1, "ira": ira, "cra": 0.99}
     costs = {"seconds": 12.0, "peak_bytes": 2**20 * 300, "stored_bytes": 4_500}
     what = {"concept": concept, "variant": variant, "seed": seed, "layer": "x", "reached": fa1 < 0.01}
-    return {**what, "before": before, "after": after, "n_forget": 270, "n_retain": 2420, **costs}
+    return {
+        **what,
+        "search": tables.SEARCH,
+        "before": before,
+        "after": after,
+        "n_forget": 270,
+        "n_retain": 2420,
+        **costs,
+    }
 
 
 def test_digits_and_styles_have_a_table_each(results):
@@ -35,15 +43,14 @@ def test_digits_and_styles_have_a_table_each(results):
     text = (results / "zoo_answers.md").read_text()
     digits, styles = text.split("## Styles")
     assert "## Digits: two" in digits and styles.startswith(": neon")
-    fall = percents([0.97 - 0.96, 0.97 - 0.94])
-    assert (
-        f"| {host} | {percents([0.0, 0.0])} | {fall} | {percents([0.01, 0.01])} | 2 of 2 | 12 | 300 | 4.5 |" in digits
-    )
+    # the interval is over concepts, and there is one; what another search has found is left out
+    assert f"| {host} | 0.00 ± 0.00 | 2.00 ± 0.00 | 1.00 ± 0.00 | 2 of 2 | 12 | 300 | 4.5 |" in digits
+    rows += [row("eight", host, 0, 0.0, 0.97), row("eight", host, 1, 0.0, 0.97)]
+    zoo_answers.write_table("zoo_answers", [*rows, row("seven", host, 0, 1.0, 0.0) | {"search": "older"}])
+    assert f"| {host} | 0.00 ± 0.00 | {percents([0.02, 0.0])} |" in (results / "zoo_answers.md").read_text()
     assert f"| {clip} | 2.00 ± 0.00 |" in digits and "| 0 of 1 |" in digits and clip not in styles
-    assert (
-        f"| untouched | {percents([0.98] * 2)} |" in digits
-    )  # a concept and seed are one model, whatever is done to it
-    assert "2,690 drawings" in text and "seeds [0, 1]" in text
+    assert f"| untouched | {percents([0.98])} |" in digits  # a concept and seed are one model, whatever is done to it
+    assert "2,690 drawings" in text and "([0, 1])" in text
 
 
 def test_a_run_measures_what_the_patch_does(monkeypatch):
@@ -68,4 +75,4 @@ def test_a_run_measures_what_the_patch_does(monkeypatch):
     assert found["before"] == few(llava)
     llava.load_unlearning(patch)
     assert found["after"] == few(llava) != found["before"]
-    assert found["seconds"] == 3.0 and found["stored_bytes"] == patch.num_bytes and found["reached"]
+    assert found["seconds"] > 0 and found["stored_bytes"] == patch.num_bytes and found["reached"]
