@@ -16,7 +16,7 @@ from tables import SEARCH, mark
 from train_photo_clip import NAMES, TEMPLATE
 from transformers import CLIPModel
 
-from hf_slug import UnlearningPatch, unlearn
+from hf_slug import UnlearningPatch, UnlearningResult, unlearn
 
 
 # Three values an axis at least, but for what was settled on development concepts: `ratio`, and how many `steps` are enough. The table says
@@ -92,11 +92,17 @@ def apply(method: str, model: CLIPModel, processor: Any, photographs: Photograph
     return way(method, model, processor, photographs, seed)
 
 
-def _apply_slug(method: str, model: CLIPModel, processor: Any, photographs: Photographs, seed: int) -> Outcome:
-    # the patch's own report is cut short: what is reported is measured apart, for all methods alike
+def search_patch(
+    model: CLIPModel, processor: Any, photographs: Photographs, seed: int, **settings: Any
+) -> UnlearningResult:
+    """Makes a patch; its own report is cut short: what is reported is measured apart, for all methods alike."""
     parts = photographs.parts | {"test_retain": photographs.parts["test_retain"][:100]}
+    return unlearn(model, processor, concept=photographs.concept, names=NAMES, seed=seed, **parts, **settings)
+
+
+def _apply_slug(method: str, model: CLIPModel, processor: Any, photographs: Photographs, seed: int) -> Outcome:
     started = time.process_time()
-    result = unlearn(model, processor, concept=photographs.concept, names=NAMES, seed=seed, **parts, **SLUG[method])
+    result = search_patch(model, processor, photographs, seed, **SLUG[method])
     seconds = time.process_time() - started
     report = result.report
     chosen = report["chosen"]

@@ -60,8 +60,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def patch_folder(task: dict[str, Any]) -> Path:
-    """Where the patch of a task lies, under the marks of the model it was made of and of SLUG's settings."""
-    return PATCHES / mark_of(task["model"]) / settings_of("SLUG") / str(task["seed"]) / task["concept"]
+    """Where the patch of a task lies, under the marks of the model it was made of and of SLUG's settings; `after` which others it was made."""
+    name = "-after-".join([task["concept"], *task.get("after", ())])
+    return PATCHES / mark_of(task["model"]) / settings_of("SLUG") / str(task["seed"]) / name
 
 
 def save_patch(patch: Any, task: dict[str, Any], anew: bool = False) -> Path:

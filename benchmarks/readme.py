@@ -15,7 +15,7 @@ from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, current
 from photo_picture import TITLES, falls
 from photo_report import LEFT, left
-from photo_stacks import FITTED, SEARCHED, mark_of_stacks, summarize
+from photo_stacks import WAYS, mark_of_stacks, summarize
 from tables import Runs, markdown, percent, percents
 from zoo_canvas import KINDS, complete, of, qualities
 from zoo_canvas import METHODS as ERASERS
@@ -64,12 +64,12 @@ def photographs() -> str:
     mark = mark_of_stacks(rows[-1]["weights"])
     most = len(STACKED[0])
     stacks = [row for row in Runs("photo_stacks", ()).rows if (row["count"], row["mark"]) == (most, mark)]
-    for weights in (SEARCHED, FITTED):
+    for weights, said in WAYS.items():
         own = [row for row in stacks if row["weights"] == weights]
         if not own:
             continue
         fa1, fa5, _, people, objects = summarize(own)
-        lines.append([f"{most} people at once, weights {weights}: SLUG", fa1, fa5, "", objects, people, ""])
+        lines.append([f"{most} people at once, {said}: SLUG", fa1, fa5, "", objects, people, ""])
     same = [row for row in rows if row["concept"] in (*PEOPLE, *OBJECTS)]
     seconds = {
         method: fmean(own) for method in METHODS if (own := [r["seconds"] for r in same if r["method"] == method])

@@ -57,6 +57,11 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
     if done and processes.is_main:
         logger.warning(f"{len(done)} of {len(batch)} concepts are done already, {len(left)} are left.")
     failed: dict[str, str] = {}
+    if args.in_turn and processes.count > 1:
+        raise ValueError(
+            f"--in-turn makes each patch beside those that are done, so there is nothing for {processes.count} processes to share. Start one, "
+            f"or make each concept by itself with --concept and --beside."
+        )
     if left:
         models = load_models(args)
         common, shared = _share_retain(args, models, processes, accelerator)
@@ -64,6 +69,9 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
         bar = logging.tqdm(left, desc="concepts", disable=len(left) < 2 or not processes.is_main)
         for _, wanted in processes.mine(bar):  # each is one process's: that one fails stops nobody
             own = argparse.Namespace(**vars(args) | common | {"concept": wanted.concept})
+            if args.in_turn:
+                done_now = [args.output / other.folder for other in batch if _is_done(args.output / other.folder)]
+                own.beside = [*args.beside, *done_now]
             try:
                 for key in SETS:
                     setattr(own, key, wanted.sets.get(key) or _own_part(args, key, sets[key], wanted.concept))
@@ -92,7 +100,8 @@ def _share_retain(
     if args.retain is None:  # there are statistics
         return {}, {}
     columns = columns_of(args)
-    if judged_by_host(args, models.clip is not None) or (args.host is not None and args.objective != "clip"):
+    by_host = judged_by_host(args, models.clip is not None) or (args.host is not None and args.objective != "clip")
+    if by_host or args.beside or args.in_turn:
         return {"retain": load_pairs(args.retain, what="retain set", **columns)}, {}
     common: dict[str, Any] = {}
     source: Any = PairStream(args.retain, **columns)

@@ -127,7 +127,16 @@ def _changes(
 def _made_for(report: dict[str, Any]) -> str:
     host = _host(report)
     losses = "its own loss" if report.get("objective") == "host" else "CLIP's losses"
-    return f"It was made for the `{host['component']}` of a {host['class']}, by {losses}." if host is not None else ""
+    said = (
+        [f"It was made for the `{host['component']}` of a {host['class']}, by {losses}."] if host is not None else []
+    )
+    others = [_inline(str(row["concept"])) for row in report.get("beside", ())]
+    if others:
+        said.append(
+            f"It was made, and measured, beside {'the patch' if len(others) == 1 else 'patches'} that forget{'s' if len(others) == 1 else ''} "
+            f"{', '.join(others)}: load it together with {'that' if len(others) == 1 else 'those'}."
+        )
+    return " ".join(said)
 
 
 def _host(report: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import processes
 from .loading import HOSTS
-from .options import add_data, add_models, add_retain_stats, add_unlearn
+from .options import add_beside, add_data, add_models, add_retain_stats, add_unlearn
 from .output import check_output, finish
 
 
@@ -72,6 +72,7 @@ def _add_sharing(commands: Any) -> None:
     add("--forget", required=True, metavar="SET", help="pairs of the concept, all for the measurement")
     add("--retain", required=True, metavar="SET", help="pairs of other names, likewise")
     add("--concept", metavar="TEXT", help="default: the patch's")
+    add_beside(verify, "a patch that this one was made beside; may be repeated")
     add_data(verify)
     add("--json", action="store_true", help="print it as JSON")
     verify.set_defaults(run=lambda args: _sharing("verify", args))

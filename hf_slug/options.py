@@ -45,6 +45,15 @@ def add_unlearn(commands: Any, run: Callable[[argparse.Namespace], int]) -> None
         help="many, a patch each in a folder of --output; what is done is not done again. One name a line, where --forget holds "
         "them all by name or has {} for it; or JSON lines with concept, forget, validation_forget, test_forget, output",
     )
+    add_beside(
+        unlearn,
+        "folder or Hub id of a patch that this one will be loaded with: it is on while this one is made; may be repeated",
+    )
+    add(
+        "--in-turn",
+        action="store_true",
+        help="with --concepts: make each patch beside those that are done, for a model that all will be loaded on",
+    )
     add("--output", required=True, type=Path, metavar="DIR", help="where the patch is saved")
     add(
         "--streaming", action="store_true", help=_STREAMING + "; then --validation-retain and --test-retain are needed"
@@ -131,6 +140,11 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )
     add("--inference-steps", type=int, metavar="N", help="denoising steps of generated pictures (default: 25)")
     add("--guidance-scale", type=float, metavar="G", help="guidance of generated pictures (default: 7.5)")
+
+
+def add_beside(parser: argparse.ArgumentParser, what: str) -> None:
+    """Which patches are on while another is made, or measured."""
+    parser.add_argument("--beside", action="append", default=[], metavar="PATCH", help=what)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from .beside import leave_out, read_beside
 from .data import Pairs
 from .encoders import host_modules
 from .errors import UnsupportedModelError
@@ -110,6 +111,7 @@ def load_request(args: argparse.Namespace, models: Models | None = None) -> Requ
         settings["retain"] = RetainStatistics.from_pretrained(args.retain_stats)
     elif getattr(args, "streaming", False):
         settings["retain"] = PairStream(args.retain, **columns)
+    settings["beside"] = list(read_beside(args.beside).values())
     if models.host is None:
         return Request(models.clip, models.processor, settings)
     settings |= {
@@ -158,6 +160,15 @@ def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:
 def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
     """Refuses what would be left unread, before anything is loaded."""
     statistics = getattr(args, "retain_stats", None)
+    in_turn = getattr(args, "in_turn", False)
+    if in_turn and args.concepts is None:
+        raise ValueError(
+            "--in-turn says how the patches of --concepts are made. Give --concepts, or --beside for a single one."
+        )
+    if (in_turn or args.beside) and (statistics is not None or getattr(args, "streaming", False)):
+        raise ValueError(
+            "Retain statistics and streams are of the model without patches. With --beside and --in-turn give the pairs with --retain."
+        )
     if (statistics is None) == (args.retain is None):
         raise ValueError("Give --retain or --retain-stats, one of them.")
     if getattr(args, "streaming", False) and (args.retain is None or by_host):
@@ -202,6 +213,7 @@ def _host_evaluation(
     for what in ("forget", "retain"):
         given = [settings[part + what] for part in ("", "validation_", "test_")]
         parts |= load_parts(cast(Any, what), given[0], given[1], given[2], args.seed, columns, whole=draws)
+    parts = leave_out(parts, read_beside(settings["beside"]), templates)
     kept = [pairs for part, pairs in parts.items() if part.endswith("retain")]
     names = list(settings["names"] or collect_names(kept, templates))
     own = bare_name(args.concept, templates)

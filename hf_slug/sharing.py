@@ -43,7 +43,7 @@ def run_verify(args: argparse.Namespace) -> int:
     args.names = args.names or metrics.get("names")
     args.template = args.template or metrics.get("templates") or None
     evaluator, host = _load_evaluator(args)
-    done = verify_patch(patch, host, evaluator)
+    done = verify_patch(patch, host, evaluator, args.beside)
     if args.json:
         summary = {"confirmed": done.confirmed, "same_data": done.same_data, "metrics": done.rows}
         print(json.dumps(summary | {"n_forget": done.n_forget, "n_retain": done.n_retain}, indent=2))
@@ -64,6 +64,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _load_evaluator(args: argparse.Namespace) -> tuple[Any, Any]:
     """What measures, and what is measured: by the loading of `hf-slug unlearn`, with all of the data for the report."""
+    from .beside import leave_out, read_beside
     from .evaluation import ZeroShotEvaluator
     from .names import check_templates, collect_names
     from .parts import load_parts
@@ -82,6 +83,7 @@ def _load_evaluator(args: argparse.Namespace) -> tuple[Any, Any]:
     parts: dict[str, Any] = {}
     for what in ("forget", "retain"):
         parts |= load_parts(what, settings[what], None, None, args.seed, columns, whole=True)  # type: ignore[arg-type]
+    parts = leave_out(parts, read_beside(settings["beside"]), templates)
     names = settings["names"] or collect_names([parts["retain"]], templates)
     own = (request.processor, parts["forget"], parts["retain"], args.concept, names, templates)
     return ZeroShotEvaluator(*own, batch_size=args.batch_size), request.model

@@ -62,7 +62,8 @@ def check_untouched(*models: Any) -> None:
         if active:
             raise UnsupportedModelError(
                 f"{type(model).__name__} is under the unlearning patches {', '.join(active)}, and a patch is made from the original "
-                f"weights: it would fit no other model. Call `disable_unlearning()` first, and `enable_unlearning()` afterwards."
+                f"weights: it would fit no other model. Unload them (`unload_unlearning()`); to make one for a model that is under these, give them "
+                f"as `beside=`."
             )
 
 

@@ -3,13 +3,22 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .arithmetic import compose
+from .beside import (
+    check_beside,
+    describe_beside,
+    leave_out,
+    loaded_beside,
+    original_weights,
+    read_beside,
+    weights_with,
+)
 from .direction import Direction
 from .encoders import Encoder, host_modules
 from .evaluation import Evaluator, prepare, warn_of_zero_shot, zero_shot_evaluators
@@ -50,7 +59,7 @@ from .settings import check_combination, check_settings
 from .steps import scale_delta
 from .streams import PairStream
 from .subject import find_subject
-from .towers import Granularity, layer_weights
+from .towers import Granularity
 from .tuner import SlugConfig
 
 
@@ -65,6 +74,7 @@ def unlearn(
     objective: Literal["clip", "host"] | None = None,
     component: str | None = None,
     host_processor: Any = None,
+    beside: Sequence[UnlearningPatch | str | Path] = (),
     questions: Sequence[str] = DEFAULT_QUESTIONS,
     draws: int = 4,
     tower: Literal["vision", "text", "both"] = "both",
@@ -130,6 +140,10 @@ def unlearn(
         component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
         host_processor (`ProcessorMixin`, *optional*):
             The processor of a LLaVA, for its own objective. Defaults to the one that lies where the model was loaded from.
+        beside (`Sequence[UnlearningPatch, str or Path]`, *optional*):
+            Patches of the same base (or folders or Hub ids of them) that this one will be loaded with: they are on while the gradient, the
+            search and the report are made, and pairs that show what they forget are left out of what is kept. Patches that were made apart
+            may cost, together, more than each alone; one made beside the others is searched for what it does among them.
         questions (`Sequence[str]`, *optional*): What a LLaVA is asked; names are the answers.
         draws (`int`, *optional*, defaults to 4): How often a forget image is noised in the denoising loss; retain images a quarter
             as often.
@@ -209,11 +223,14 @@ def unlearn(
     stream = retain if isinstance(retain, PairStream) else None
     known = statistics is not None or stream is not None
     check_known(known, objective, retain_gradients)
+    patches = read_beside(beside)
+    check_beside(patches, known or retain_gradients is not None)
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
     judged = evaluate is not None and test_evaluate is not None  # so that nothing need be split off
     parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns, judged)
     given = None if known else retain
     parts |= load_parts("retain", given, validation_retain, test_retain, seed, columns, judged, known)
+    parts = leave_out(parts, patches, templates)
 
     concept = common_concept(parts["forget"], templates) if concept is None else concept
     if not concept.strip():
@@ -228,7 +245,8 @@ def unlearn(
             truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
     processes, contrast = Processes(accelerator), retain_batch_size or max(batch_size, MIN_CONTRAST)
 
-    with eval_mode(nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])):
+    modules = nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])
+    with eval_mode(modules), loaded_beside(patches, model, host):
         if subject.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(subject.device)
         started = time.perf_counter()
@@ -296,7 +314,7 @@ def unlearn(
             direction=direction,
             base_model_name_or_path=base["name_or_path"] or None,
             revision=base["revision"],
-            base_fingerprint=compute_fingerprint(layer_weights(subject.module, best.layer)),
+            base_fingerprint=compute_fingerprint(original_weights(subject.module, best.layer)),
             inference_mode=True,
         )
         deltas = {name: scale_delta(front.directions[name], best.step_size) for name in best.layer.modules}
@@ -304,10 +322,7 @@ def unlearn(
 
         def compare() -> Comparison:
             tested = subject.judged_by(tester)
-            changed = {
-                name: compose(weight.detach(), {"patch": patch.deltas[name]}, {})
-                for name, weight in layer_weights(tested, best.layer).items()
-            }
+            changed = weights_with(tested, best.layer, patch.deltas, patches)
             return cast(Any, prepare(tester, tested, host)).compare(best.layer, changed)
 
         patch.report = build_report(
@@ -327,6 +342,7 @@ def unlearn(
                 "early_stopping": early_stopping,
                 "host": None if subject.encoder is None else describe_host(host, subject.encoder),
                 "rank": config.rank,
+                "beside": describe_beside(patches),
                 "steps": steps,
                 "risk": risk,
             },

@@ -1,9 +1,12 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Whether a patch does what its card says: its numbers, measured again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+from .beside import describe_beside, loaded_beside, read_beside
 from .evaluation import BehaviourEvaluator, ZeroShotEvaluator
 from .hosts import delete_unlearning, load_unlearning
 from .patch import UnlearningPatch
@@ -35,7 +38,12 @@ class Verification:
         return all(row["agree"] for row in self.rows)
 
 
-def verify_patch(patch: UnlearningPatch, host: Any, evaluator: ZeroShotEvaluator | BehaviourEvaluator) -> Verification:
+def verify_patch(
+    patch: UnlearningPatch,
+    host: Any,
+    evaluator: ZeroShotEvaluator | BehaviourEvaluator,
+    beside: Sequence[UnlearningPatch | str | Path] = (),
+) -> Verification:
     """
     Measures a host with and without a patch, and compares that with the patch's report.
 
@@ -46,12 +54,13 @@ def verify_patch(patch: UnlearningPatch, host: Any, evaluator: ZeroShotEvaluator
         patch ([`UnlearningPatch`]): The patch.
         host (`DiffusionPipeline` or `PreTrainedModel`): What it is loaded onto; as before afterwards.
         evaluator ([`ZeroShotEvaluator`] or [`BehaviourEvaluator`]): What measures it.
+        beside (`Sequence[UnlearningPatch, str or Path]`, *optional*): The patches that it was made beside; they are on all the while.
 
     Returns:
         [`Verification`]
 
     Raises:
-        ValueError: If the report has no numbers, or they were measured by another kind of evaluator.
+        ValueError: If the report has no numbers, or they were measured by another kind of evaluator, or beside other patches than are given.
         WrongBaseError: If the host is not what the patch was made from.
     """
     metrics = patch.report.get("metrics")
@@ -64,16 +73,27 @@ def verify_patch(patch: UnlearningPatch, host: Any, evaluator: ZeroShotEvaluator
             f"compared. {_ADVICE.get(kind, '')}".rstrip()
         )
 
+    others = read_beside(beside)
+    given, made = (
+        [row["concept"] for row in rows] for rows in (describe_beside(others), patch.report.get("beside", []))
+    )
+    if sorted(map(str, given)) != sorted(map(str, made)):
+        raise ValueError(
+            f"The numbers of the card were measured beside {_say(made)}, and these would be beside {_say(given)}. Give just the patches that "
+            f"this one was made beside (`beside=`, --beside)."
+        )
+
     def measure() -> dict[str, float]:
         return evaluator(host) if near is None else cast(ZeroShotEvaluator, evaluator).measure(host, near)
 
-    near = evaluator.find_neighbors(host) if isinstance(evaluator, ZeroShotEvaluator) else None
-    before = measure()
-    name = load_unlearning(host, patch, "to be verified")
-    try:
-        after = measure()
-    finally:
-        delete_unlearning(host, name)
+    with loaded_beside(others, host):
+        near = evaluator.find_neighbors(host) if isinstance(evaluator, ZeroShotEvaluator) else None
+        before = measure()
+        name = load_unlearning(host, patch, "to be verified")
+        try:
+            after = measure()
+        finally:
+            delete_unlearning(host, name)
     data = patch.report.get("data", {})
     same = isinstance(evaluator, ZeroShotEvaluator) and all(
         data.get(part, {}).get("sha256") == pairs.fingerprint()
@@ -100,6 +120,10 @@ def verify_patch(patch: UnlearningPatch, host: Any, evaluator: ZeroShotEvaluator
             }
         )
     return Verification(rows, same, evaluator.n_forget, evaluator.n_retain)
+
+
+def _say(concepts: Sequence[Any]) -> str:
+    return f"the patches of {', '.join(map(repr, concepts))}" if concepts else "no patch"
 
 
 _ADVICE = {

@@ -341,22 +341,31 @@ def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
     tasks = [
         {"group": 0, "count": n, "weights": weights, "seed": 0, "model": model}
         for n in (1, 2)
-        for weights in (photo_stacks.SEARCHED, photo_stacks.FITTED)
+        for weights in photo_stacks.WAYS
     ]
     rows = [task | photo_stacks.run(task) for task in tasks]
-    assert set(rows[0]["fitted"].values()) == {1.0} and set(rows[1]["fitted"].values()) != {1.0}
+    assert set(rows[0]["fitted"].values()) == {1.0} == set(rows[2]["fitted"].values())
+    assert set(rows[1]["fitted"].values()) != {1.0}
+    first, second = pairs[0]
+    made = photo_tables.PATCHES.rglob(f"{second}-after-{first}")
+    (apart,) = [folder for folder in photo_tables.PATCHES.rglob(second)]
+    (in_turn,) = [UnlearningPatch.from_pretrained(folder) for folder in made]
+    assert [row["concept"] for row in in_turn.report["beside"]] == [first]
+    assert UnlearningPatch.from_pretrained(apart).report["beside"] == []
     assert [list(row["fa"]) for row in rows] == [list(pairs[0][: task["count"]]) for task in tasks]
-    assert rows[3]["cosines"][0] != rows[3]["cosines"][1] and len(rows[3]["cosines"][1]) == 2
+    assert rows[4]["cosines"][0] != rows[4]["cosines"][1] and len(rows[4]["cosines"][1]) == 2
     fa = {concept: [0.0, 0.5 * place] for place, concept in enumerate(pairs[1])}
-    other = {**rows[3], "group": 1, "fa": fa, "people": [0.9, 0.8], "objects": [0.6, 0.5]}
+    other = {**rows[4], "group": 1, "fa": fa, "people": [0.9, 0.8], "objects": [0.6, 0.5]}
     photo_stacks.write_table("photo_stacks", [*rows, other])
     assert (tmp_path / "results" / "photo_stacks.png").stat().st_size > 5000
     text = (tmp_path / "results" / "photo_stacks.md").read_text()
-    own = [rows[3]["fa"][concept][1] for concept in pairs[0]]
-    fell = tables.percents([rows[3]["people"][0] - rows[3]["people"][1], 0.1])
+    own = [rows[4]["fa"][concept][1] for concept in pairs[0]]
+    fell = tables.percents([rows[4]["people"][0] - rows[4]["people"][1], 0.1])
     worst = tables.percent(max(*own, 0.5))
     assert f"| {tables.mean_shares([*own, 0.0, 0.5], [2] * 4)} | {worst} | {fell} |" in text
-    assert "each of 2 groups" in text and "| 2 | fitted |" in text
+    assert (
+        "each of 2 groups" in text and "| 2 | made apart, weights fitted |" in text and "| 2 | made in turn |" in text
+    )
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path):
