@@ -24,7 +24,7 @@ from typing import Any
 from tables import Runs, markdown, percent, write
 from zoo_pictures import SEED, judge, make, score
 
-from hf_slug import UnlearningResult, zoo
+from hf_slug import UnlearningPatch, UnlearningResult, zoo
 from hf_slug.report import wilson_interval
 from hf_slug.zoo.data import CONCEPTS, DIGITS
 from hf_slug.zoo.unlearning import answer_evaluator, picture_evaluator
@@ -40,9 +40,9 @@ Row = dict[str, Any]
 Rows = Sequence[Row]
 
 
-def unlearn_pictures(objective: str, concept: str) -> UnlearningResult:
+def unlearn_pictures(objective: str, concept: str, beside: Sequence[UnlearningPatch] = ()) -> UnlearningResult:
     quick = picture_evaluator(concept, 10_000, 2, 1)  # the report of the patch itself; the tables are measured apart
-    return zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick)
+    return zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick, beside=beside)
 
 
 def run_pictures(objective: str, concept: str) -> tuple[UnlearningResult, Row]:
@@ -85,14 +85,17 @@ def run_untouched(_: Row) -> Row:
 
 
 def run_stack(task: Row) -> Row:
-    """Several patches of the Stable Diffusion at once."""
+    """Several patches of the Stable Diffusion at once: each made apart, or in turn, beside those before it."""
     gone = tuple(task["concept"].split(" + "))
-    pipe = zoo.load_stable_diffusion()
-    for concept in gone:
-        folder = PATCHES / "stable-diffusion" / "host" / concept
+    pipe, patches = zoo.load_stable_diffusion(), []
+    for i, concept in enumerate(gone):
+        before = gone[:i] if task["objective"] == "stack in turn" else ()
+        folder = PATCHES / "stable-diffusion" / "host" / "-after-".join([concept, *before])
         if not folder.is_dir():  # the rows were made elsewhere: the same patch again
-            unlearn_pictures("host", concept).patch.save_pretrained(folder)
-        pipe.load_unlearning(folder, concept)
+            unlearn_pictures("host", concept, patches if before else ()).patch.save_pretrained(folder)
+        patches.append(UnlearningPatch.from_pretrained(folder))
+    for concept, patch in zip(gone, patches, strict=True):
+        pipe.load_unlearning(patch, concept)
     return score(judge(make(pipe, PER_CELL["host"])), gone)
 
 
@@ -101,7 +104,8 @@ def task(host: str, objective: str, concept: str) -> Row:
 
 
 UNTOUCHED = task("stable-diffusion", "untouched", "")
-STACKED = [task("stable-diffusion", "stack", " + ".join(gone)) for gone in STACKS]
+WAYS = {"stack": "apart", "stack in turn": "in turn"}  # as the table says it
+STACKED = [task("stable-diffusion", way, " + ".join(gone)) for way in WAYS for gone in STACKS]
 
 
 def singles(objective: str) -> list[Row]:
@@ -178,8 +182,8 @@ def falls_of_answers(rows: Rows) -> list[float]:
 
 def stacks_table(rows: Rows) -> str:
     keys = ("ua", "worst_ua", "digits", "styles")
-    lines = [[row["concept"], *(percent(row[key], 1) for key in keys)] for row in rows]
-    return markdown(["concepts", "mean UA", "worst UA", "digits right", "styles right"], lines)
+    lines = [[row["concept"], WAYS[row["objective"]], *(percent(row[key], 1) for key in keys)] for row in rows]
+    return markdown(["concepts", "made", "mean UA", "worst UA", "digits right", "styles right"], lines)
 
 
 def write_table(name: str, rows: Rows) -> None:
@@ -194,9 +198,11 @@ def write_table(name: str, rows: Rows) -> None:
         ]
         for objective in objectives:
             parts += pictures_table(rows, objective)
-    if stacks := of(rows, "stable-diffusion", "stack"):
+    if stacks := [row for way in WAYS for row in of(rows, "stable-diffusion", way)]:
         parts += ['### Three patches at once (objective="host")', stacks_table(stacks)]
-        parts.append("Digits and styles over the prompts that show none of the three.")
+        parts.append(
+            "Digits and styles over the prompts that show none of the three. *In turn*: each made with those before it on (`beside=`)."
+        )
     if objectives := [objective for objective in PER_CELL if of(rows, "llava", objective)]:
         first = of(rows, "llava", objectives[0])[0]
         parts += [

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Forgetting a concept of the zoo: which data each model is given, searched on, and judged by."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data import load_pairs
@@ -59,7 +60,11 @@ def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningRes
 
 
 def picture_evaluator(
-    concept: str, seed: int = TEST_SEED, images_per_prompt: int = 20, retain_per_prompt: int | None = None
+    concept: str,
+    seed: int = TEST_SEED,
+    images_per_prompt: int = 20,
+    retain_per_prompt: int | None = None,
+    gone: Sequence[str] = (),
 ) -> GenerationEvaluator:
     """
     Judges the zoo's Stable Diffusion by pictures of all hundred prompts, with the zoo's own judge.
@@ -69,14 +74,16 @@ def picture_evaluator(
         seed (`int`, *optional*, defaults to 10,000): Seed of the first picture of each prompt.
         images_per_prompt (`int`, *optional*, defaults to 20): Pictures of each of the concept's ten prompts.
         retain_per_prompt (`int`, *optional*): Pictures of each of the ninety others. Defaults to the same.
+        gone (`Sequence[str]`, *optional*): Concepts that other patches forget: prompts of them say nothing of what is kept.
 
     Returns:
         [`GenerationEvaluator`]
     """
     from . import load_judge
 
+    prompts = {prompt: shown for prompt, shown in PROMPTS.items() if not set(shown) & set(gone)}
     judge = ClassifierJudge(*load_judge(), kinds=[data.DIGITS, list(data.STYLES)])
-    return GenerationEvaluator(judge, PROMPTS, concept, images_per_prompt, retain_per_prompt, seed, **DRAWING)
+    return GenerationEvaluator(judge, prompts, concept, images_per_prompt, retain_per_prompt, seed, **DRAWING)
 
 
 def unlearn_stable_diffusion(
@@ -96,7 +103,7 @@ def unlearn_stable_diffusion(
         evaluate, test_evaluate ([`GenerationEvaluator`], *optional*):
             Default to [`picture_evaluator`] with 10 and 1 pictures a prompt for the search, and 10 and 2 for the report.
         pipe (`StableDiffusionPipeline`, *optional*): The zoo's, where it is loaded already; left as it is.
-        settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`.
+        settings (additional keyword arguments, *optional*): Passed on to [`~hf_slug.unlearn`], e.g. `objective`, or patches as `beside`.
 
     Returns:
         [`UnlearningResult`]
@@ -107,6 +114,7 @@ def unlearn_stable_diffusion(
     model, processor = load_clip()
     forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=10)
     retain = retain[:300]  # every picture is noised several times
+    gone = [patch.config.concept for patch in settings.get("beside", ())]
     return unlearn(
         model,
         processor,
@@ -114,8 +122,8 @@ def unlearn_stable_diffusion(
         retain,
         concept=concept,
         host=pipe or load_stable_diffusion(),
-        evaluate=evaluate or picture_evaluator(concept, SEARCH_SEED, 10, 1),
-        test_evaluate=test_evaluate or picture_evaluator(concept, TEST_SEED, 10, 2),
+        evaluate=evaluate or picture_evaluator(concept, SEARCH_SEED, 10, 1, gone),
+        test_evaluate=test_evaluate or picture_evaluator(concept, TEST_SEED, 10, 2, gone),
         names=data.names(kind),
         template=data.TEMPLATES[kind],
         seed=seed,
