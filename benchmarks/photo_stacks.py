@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """
-Patches of one to five people on one CLIP (the paper's Figures 7 and 8), as `photo_tables.py` has saved them.
+Patches of one to five people on one CLIP (the paper's Figures 7 and 8): as `photo_tables.py` has saved them, or made in turn.
 
     HF_SLUG_DATA=../shared/data python benchmarks/photo_stacks.py             # goes on where it was stopped
     HF_SLUG_DATA=../shared/data python benchmarks/photo_stacks.py --quick     # two people of one seed
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from photo_data import MODEL, SEEDS, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
-from photo_methods import search_patch, settings_of
+from photo_methods import SLUG, search_patch, settings_of
 from photo_tables import patch_folder, save_patch
 from tables import RESULTS, Runs, mark, markdown, mean_shares, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
@@ -31,7 +31,9 @@ from hf_slug.losses import normalize
 
 SEARCHED, FITTED, IN_TURN = "as searched", "fitted", "in turn"
 WAYS = {SEARCHED: "made apart", FITTED: "made apart, weights fitted", IN_TURN: "made in turn"}  # as tables say it
-FIT = "raised where that costs at most a point of what is kept"  # to be changed by hand when `fit_weights` is
+# to be changed by hand when `fit_weights` is, and when what `beside` does is
+FIT = "raised where that costs at most a point of what is kept"
+BESIDE = "steps from the original weights"
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +72,15 @@ def _judge(photographs: Photographs, processor: Any) -> ZeroShotEvaluator:
 
 def find_patch(task: dict[str, Any], beside: Mapping[str, UnlearningPatch] | None = None) -> Path:
     """The patch that `photo_tables.py` has saved, or the same once more; beside others, one that is made with them on."""
-    task = {**task, "after": list(beside or {})}
+    task = {**task, "after": [*(beside or {}), mark(BESIDE)] if beside else []}
     folder = patch_folder(task)
     if folder.is_dir():
         return folder
     photographs = collect(task["concept"], task["seed"])
     others = list((beside or {}).values())
-    return save_patch(search_patch(*load_model(task["model"]), photographs, task["seed"], beside=others).patch, task)
+    return save_patch(
+        search_patch(*load_model(task["model"]), photographs, task["seed"], **SLUG["SLUG"], beside=others).patch, task
+    )
 
 
 @torch.no_grad()
@@ -88,9 +92,14 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
     return [found[[name == person for name in shown.names]].mean(0).tolist() for person in people]
 
 
-def mark_of_stacks(weights: str) -> str:
-    """A mark of a model's weights, of how its patches are made and fitted: rows of another are not one table's."""
-    return f"{weights}-{mark([settings_of('SLUG'), FIT])}"
+def mark_of_stacks(weights: str, way: str) -> str:
+    """A mark of a model's weights, of how its patches are made and stacked: rows of another are not one table's."""
+    return f"{weights}-{mark([settings_of('SLUG'), BESIDE if way == IN_TURN else FIT])}"
+
+
+def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:
+    """Those of a model, by the code of today."""
+    return [row for row in rows if row["mark"] == mark_of_stacks(weights, row["weights"])]
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -207,12 +216,19 @@ def main() -> None:
     if args.quick:
         name, counts, groups, args.seeds = f"{name}_quick", range(1, 3), range(1), args.seeds[:1]
     load_model(args.model)
-    made_by = mark_of_stacks(mark_of(args.model))
+    made_by = {way: mark_of_stacks(mark_of(args.model), way) for way in WAYS}
     for seed in args.seeds:  # before several processes want the same
         for concept in (concept for group in groups for concept in STACKED[group][: max(counts)]):
             find_patch({"concept": concept, "seed": seed, "model": args.model})
     tasks = [
-        {"group": group, "count": count, "weights": weights, "seed": seed, "model": args.model, "mark": made_by}
+        {
+            "group": group,
+            "count": count,
+            "weights": weights,
+            "seed": seed,
+            "model": args.model,
+            "mark": made_by[weights],
+        }
         for seed in args.seeds
         for group in groups
         for count in counts
@@ -223,7 +239,7 @@ def main() -> None:
     longest = [task for task in tasks if (task["count"], task["weights"]) == (max(counts), IN_TURN)]
     for part in (longest, tasks):
         runs.complete(
-            run, part, args.workers, after=lambda rows: write_table(name, [r for r in rows if r["mark"] == made_by])
+            run, part, args.workers, after=lambda rows: write_table(name, current(rows, mark_of(args.model)))
         )
 
 

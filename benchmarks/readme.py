@@ -15,7 +15,8 @@ from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, current
 from photo_picture import TITLES, falls
 from photo_report import LEFT, left
-from photo_stacks import WAYS, mark_of_stacks, summarize
+from photo_stacks import WAYS, summarize
+from photo_stacks import current as current_stacks
 from tables import Runs, markdown, percent, percents
 from zoo_canvas import KINDS, complete, of, qualities
 from zoo_canvas import METHODS as ERASERS
@@ -61,9 +62,10 @@ def photographs() -> str:
     ):
         if own:
             lines.append(line(f"{len({row['concept'] for row in own})} {title} of another checkpoint: SLUG", own))
-    mark = mark_of_stacks(rows[-1]["weights"])
     most = len(STACKED[0])
-    stacks = [row for row in Runs("photo_stacks", ()).rows if (row["count"], row["mark"]) == (most, mark)]
+    stacks = [
+        row for row in current_stacks(Runs("photo_stacks", ()).rows, rows[-1]["weights"]) if row["count"] == most
+    ]
     for weights, said in WAYS.items():
         own = [row for row in stacks if row["weights"] == weights]
         if not own:

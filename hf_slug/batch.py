@@ -18,7 +18,7 @@ from .output import check_output
 from .parts import load_parts
 from .patch import CONFIG, UnlearningPatch
 from .processes import Processes
-from .request import Models, columns_of, judged_by_host, load_models, templates_of
+from .request import Models, check_flags, columns_of, judged_by_host, load_models, templates_of
 from .retain_statistics import ABOUT, RetainStatistics
 from .streams import PairStream
 from .subject import find_subject
@@ -48,6 +48,12 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
         `int`: 0 if all are forgotten, 1 if not, 2 if some could not be done.
     """
     processes = Processes(accelerator)
+    if args.in_turn and processes.count > 1:
+        raise ValueError(
+            f"--in-turn makes each patch beside those that are done, so there is nothing for {processes.count} processes to share. Start one, "
+            f"or make each concept by itself with --concept and --beside."
+        )
+    check_flags(args)
     check_output(args.output)
     batch = read_concepts(args.concepts)
     if processes.is_main:
@@ -57,11 +63,6 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
     if done and processes.is_main:
         logger.warning(f"{len(done)} of {len(batch)} concepts are done already, {len(left)} are left.")
     failed: dict[str, str] = {}
-    if args.in_turn and processes.count > 1:
-        raise ValueError(
-            f"--in-turn makes each patch beside those that are done, so there is nothing for {processes.count} processes to share. Start one, "
-            f"or make each concept by itself with --concept and --beside."
-        )
     if left:
         models = load_models(args)
         common, shared = _share_retain(args, models, processes, accelerator)
@@ -70,8 +71,7 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
         for _, wanted in processes.mine(bar):  # each is one process's: that one fails stops nobody
             own = argparse.Namespace(**vars(args) | common | {"concept": wanted.concept})
             if args.in_turn:
-                done_now = [args.output / other.folder for other in batch if _is_done(args.output / other.folder)]
-                own.beside = [*args.beside, *done_now]
+                own.beside = [*args.beside, *_find_done(args.output)]
             try:
                 for key in SETS:
                     setattr(own, key, wanted.sets.get(key) or _own_part(args, key, sets[key], wanted.concept))
@@ -172,6 +172,13 @@ def _claim(args: argparse.Namespace, batch: Iterable[Wanted]) -> None:
     aside = path.with_name(f".unfinished-{MADE_OF}")
     write_json(aside, made_of)
     aside.replace(path)
+
+
+def _find_done(output: Path) -> list[Path]:
+    """The patches of an output that forget, also of an earlier list, in the order in which their concepts were asked for."""
+    folders = [output / row["output"] for row in read_json(output / MADE_OF)["concepts"].values()]
+    # one that does not forget is loaded by nobody
+    return [own for own in folders if _is_done(own) and UnlearningPatch.from_pretrained(own).report["succeeded"]]
 
 
 def _is_done(folder: Path) -> bool:

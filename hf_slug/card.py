@@ -130,7 +130,10 @@ def _made_for(report: dict[str, Any]) -> str:
     said = (
         [f"It was made for the `{host['component']}` of a {host['class']}, by {losses}."] if host is not None else []
     )
-    others = [_inline(str(row["concept"])) for row in report.get("beside", ())]
+    others = [
+        _inline(repr(row["concept"]) + (f" ({row['source']})" if row["source"] else ""))
+        for row in report.get("beside") or ()
+    ]
     if others:
         said.append(
             f"It was made, and measured, beside {'the patch' if len(others) == 1 else 'patches'} that forget{'s' if len(others) == 1 else ''} "
@@ -199,7 +202,8 @@ def _parts(report: dict[str, Any]) -> list[dict[str, str]]:
                 "concept": _inline(repr(part["concept"])),
                 "weight": f"{part['weight']:g}",
                 "modules": ", ".join(f"`{_inline(name)}`" for name in part["modules"]),
-                "alone": f"{alone['before']['fa1']:.2%}, {alone['after']['fa1']:.2%}" if alone else "not measured",
+                "alone": (f"{alone['before']['fa1']:.2%}, {alone['after']['fa1']:.2%}" if alone else "not measured")
+                + (f" (beside {_inline(', '.join(map(repr, part['beside'])))})" if part.get("beside") else ""),
                 "together": f"{stacked['stacked']['fa1']:.2%}" if stacked else "not measured",
             }
         )

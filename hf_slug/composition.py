@@ -70,6 +70,8 @@ def compose_patches(patches: Mapping[str, UnlearningPatch], weights: Sequence[fl
             {
                 "name": name,
                 "concept": patch.config.concept,
+                "concepts": concepts_of(patch),
+                "beside": [row["concept"] for row in patch.report.get("beside") or ()],
                 "weight": factor[name],
                 "modules": patch.modules,
                 "succeeded": patch.report.get("succeeded"),
@@ -80,6 +82,13 @@ def compose_patches(patches: Mapping[str, UnlearningPatch], weights: Sequence[fl
         "interference": find_interference(patches),
     }
     return UnlearningPatch.from_deltas(deltas, config, report)
+
+
+def concepts_of(patch: UnlearningPatch) -> list[str]:
+    """All concepts that a patch forgets: one, but for one that is made of several."""
+    parts = patch.report.get("composed_of") or []
+    found = [concept for part in parts for concept in part.get("concepts") or [part["concept"]]]
+    return list(dict.fromkeys(c for c in found or [patch.config.concept] if c))
 
 
 def check_same_base(patches: Mapping[str, UnlearningPatch]) -> None:
@@ -167,7 +176,7 @@ def _check_bare(model: Any) -> None:
     own = list(dict.fromkeys(name for names in get_list_unlearning(model).values() for name in names))
     if own:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has the unlearning patches {', '.join(own)}, and a stack is measured on the original weights. Call "
+            f"{type(model).__name__} has the unlearning patches {', '.join(own)}, and others are to be loaded onto the original weights. Call "
             f"`unload_unlearning()` first, or load the model again."
         )
 

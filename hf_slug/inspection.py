@@ -51,6 +51,7 @@ _FROM_REPORT = (
         "data",
         "retain_statistics",
         "composed_of",
+        "beside",
         "interference",
         "stacked",
     ),
@@ -90,6 +91,8 @@ def _show(patch: UnlearningPatch) -> str:
         lines.append(
             f"\nMade of {part['name']}: {part['concept']!r}, weight {part['weight']:g}, {', '.join(part['modules'])}"
         )
+    for other in report.get("beside") or []:
+        lines.append(f"\nMade beside the patch of {other['concept']!r} ({other['source'] or 'from memory'}).")
     if report.get("host"):
         lines.append(
             f"\nMade for the {report['host']['component']} of a {report['host']['class']}, objective {report['objective']}."

@@ -52,7 +52,7 @@ def add_unlearn(commands: Any, run: Callable[[argparse.Namespace], int]) -> None
     add(
         "--in-turn",
         action="store_true",
-        help="with --concepts: make each patch beside those that are done, for a model that all will be loaded on",
+        help="with --concepts: make each patch beside those that are done, for a model that all are loaded on",
     )
     add("--output", required=True, type=Path, metavar="DIR", help="where the patch is saved")
     add(

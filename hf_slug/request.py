@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from .beside import leave_out, read_beside
+from .beside import read_beside
 from .data import Pairs
 from .encoders import host_modules
 from .errors import UnsupportedModelError
@@ -63,8 +63,8 @@ def load_models(args: argparse.Namespace) -> Models:
     Raises:
         ValueError: If something needed is missing.
     """
+    check_flags(args)
     clip_name, host_name = _model_names(args)
-    _check_flags(args, judged_by_host(args, clip_name is not None))
     clip = processor = host = host_processor = None
     if clip_name is not None:
         clip, processor = load_clip(clip_name, args.dtype, args.device, args.revision)
@@ -111,7 +111,7 @@ def load_request(args: argparse.Namespace, models: Models | None = None) -> Requ
         settings["retain"] = RetainStatistics.from_pretrained(args.retain_stats)
     elif getattr(args, "streaming", False):
         settings["retain"] = PairStream(args.retain, **columns)
-    settings["beside"] = list(read_beside(args.beside).values())
+    settings["beside"] = args.beside
     if models.host is None:
         return Request(models.clip, models.processor, settings)
     settings |= {
@@ -157,8 +157,14 @@ def _model_names(args: argparse.Namespace) -> tuple[str | None, str | None]:
     return args.model, args.host_model or str(embedded)
 
 
-def _check_flags(args: argparse.Namespace, by_host: bool) -> None:
-    """Refuses what would be left unread, before anything is loaded."""
+def check_flags(args: argparse.Namespace) -> None:
+    """
+    Refuses what would be left unread, before anything is loaded.
+
+    Raises:
+        ValueError: If something needed is missing, or does not go together.
+    """
+    by_host = judged_by_host(args, _model_names(args)[0] is not None)
     statistics = getattr(args, "retain_stats", None)
     in_turn = getattr(args, "in_turn", False)
     if in_turn and args.concepts is None:
@@ -213,12 +219,12 @@ def _host_evaluation(
     for what in ("forget", "retain"):
         given = [settings[part + what] for part in ("", "validation_", "test_")]
         parts |= load_parts(cast(Any, what), given[0], given[1], given[2], args.seed, columns, whole=draws)
-    parts = leave_out(parts, read_beside(settings["beside"]), templates)
     kept = [pairs for part, pairs in parts.items() if part.endswith("retain")]
     names = list(settings["names"] or collect_names(kept, templates))
     own = bare_name(args.concept, templates)
     concept = next((name for name in names if name.casefold() == own.casefold()), own)
     names += [concept] if concept not in names else []
+    parts, _ = read_beside(settings["beside"]).leave_out(parts, templates)
     if draws:
         judge = _find_judge(args, names, templates, *clip)
         evaluators = _generation_evaluators(args, judge, parts, concept, names, templates)

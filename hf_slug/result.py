@@ -21,7 +21,8 @@ class UnlearningResult:
 
     Args:
         patch ([`UnlearningPatch`]): The patch, with its report.
-        retain_gradients (`dict[str, torch.Tensor]`): Gradients of the retain loss; pass them on for the next concept.
+        retain_gradients (`dict[str, torch.Tensor]`): Gradients of the retain loss; pass them on for the next concept. None of a run beside other
+            patches, whose gradients are no other run's.
     """
 
     patch: UnlearningPatch

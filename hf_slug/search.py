@@ -16,6 +16,7 @@ from .evaluation.risk import HARDLY
 from .goal import FAR, Goal, preference
 from .processes import ALONE, Processes
 from .replay import changed_weights
+from .stack import start_of
 from .steps import Measure, Trial, new_weights, search_layer
 from .towers import Layer, layer_weights
 
@@ -128,7 +129,8 @@ def search(
     by_layer: list[list[Trial]] = []
 
     def change(trial: Trial) -> tuple[Layer, dict[str, torch.Tensor]]:
-        return trial.layer, new_weights(layer_weights(model, trial.layer), directions, trial.step_size)
+        weights, on_them = start_of(model, trial.layer)
+        return trial.layer, new_weights(weights, directions, trial.step_size, on_them)
 
     def measure_retained(prepared: PreparedZeroShot | PreparedBehaviour, trials: Sequence[Trial]) -> None:
         new = [t for t in trials if "ta" not in t.metrics]
@@ -156,8 +158,10 @@ def search(
         own = [each for each in tried if each.layer == layer]
 
         def go_on() -> list[Trial]:
-            weights, measure = layer_weights(model, layer), prepared.probe(layer)
-            return search_layer(layer, weights, directions, measure, safer.is_forgotten, steps, known=own)
+            (weights, on_them), measure = start_of(model, layer), prepared.probe(layer)
+            return search_layer(
+                layer, weights, directions, measure, safer.is_forgotten, steps, known=own, stacked=on_them
+            )
 
         found = processes.from_main(go_on)
         own = own + found
@@ -177,13 +181,12 @@ def search(
         nonlocal before
         found = []
         for i, layer in processes.mine(some):
-            weights = layer_weights(model, layer)
+            weights, on_them = start_of(model, layer)
             measure = prepared.probe(layer) if prepared is not None else call(layer)
             if before is None:
-                before = measure({name: weight.data for name, weight in weights.items()})
-            found.append(
-                (i, search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, hopeless=hopeless))
-            )
+                before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
+            rest: dict[str, Any] = {"hopeless": hopeless, "stacked": on_them}
+            found.append((i, search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)))
             bar.update()
         return [trials for _, trials in sorted(processes.gather(found), key=lambda own: own[0]) if trials]
 

@@ -64,7 +64,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _load_evaluator(args: argparse.Namespace) -> tuple[Any, Any]:
     """What measures, and what is measured: by the loading of `hf-slug unlearn`, with all of the data for the report."""
-    from .beside import leave_out, read_beside
+    from .beside import read_beside
     from .evaluation import ZeroShotEvaluator
     from .names import check_templates, collect_names
     from .parts import load_parts
@@ -83,8 +83,8 @@ def _load_evaluator(args: argparse.Namespace) -> tuple[Any, Any]:
     parts: dict[str, Any] = {}
     for what in ("forget", "retain"):
         parts |= load_parts(what, settings[what], None, None, args.seed, columns, whole=True)  # type: ignore[arg-type]
-    parts = leave_out(parts, read_beside(settings["beside"]), templates)
     names = settings["names"] or collect_names([parts["retain"]], templates)
+    parts, _ = read_beside(settings["beside"]).leave_out(parts, templates)
     own = (request.processor, parts["forget"], parts["retain"], args.concept, names, templates)
     return ZeroShotEvaluator(*own, batch_size=args.batch_size), request.model
 

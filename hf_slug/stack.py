@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arithmetic import compose
 from .encoders import STACK, Encoder
+from .live_weight import ORIGINAL
 from .patch import UnlearningPatch
-from .towers import Tower
+from .towers import Layer, Tower, layer_modules
 
 
 _BLOCK = 1 << 17  # elements
@@ -77,6 +78,24 @@ class Stack:
         for block in (slice(start, start + rows) for start in range(0, len(original), rows)):
             result[block] = compose(original[block], {name: delta[block] for name, delta in own.items()}, scales)
         return result
+
+
+def deltas_on(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the deltas that are on a module now, each at its weight, by adapter name."""
+    name, stack = module.__dict__.get("_unlearning_of", ("", Stack()))
+    active = stack.active if stack.enabled else ()
+    return {
+        adapter: delta if stack.weights[adapter] == 1.0 else delta * stack.weights[adapter]
+        for adapter, delta in stack.deltas.get(name, {}).items()
+        if adapter in active
+    }
+
+
+def start_of(model: nn.Module, layer: Layer) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Returns what a patch is a step from, by canonical module name: a layer's weights without any patch, and the deltas that are on them."""
+    modules = layer_modules(model, layer)
+    originals = {name: getattr(module, ORIGINAL, module.weight).detach() for name, module in modules.items()}  # type: ignore[operator]
+    return originals, {name: deltas_on(module) for name, module in modules.items()}
 
 
 def read_stack(encoder: Encoder) -> Stack:

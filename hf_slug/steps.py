@@ -41,11 +41,25 @@ def scale_delta(direction: torch.Tensor, step_size: float) -> torch.Tensor:
 
 
 def new_weights(
-    weights: Mapping[str, torch.Tensor], directions: Mapping[str, torch.Tensor], step_size: float
+    weights: Mapping[str, torch.Tensor],
+    directions: Mapping[str, torch.Tensor],
+    step_size: float,
+    stacked: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """`W' = W + Δ` of every module of a layer, in the weights' own dtype."""
+    """
+    `W' = W + Δ` of every module of a layer, in the weights' own dtype.
+
+    Args:
+        weights (`Mapping[str, torch.Tensor]`): The original weights W.
+        directions (`Mapping[str, torch.Tensor]`): Ascent directions.
+        step_size (`float`): λ.
+        stacked (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*): Deltas of other patches on these weights, summed up with this one.
+    """
+    others = stacked or {}
     return {
-        name: compose(weight.detach(), {"step": scale_delta(directions[name], step_size)}, {"step": 1.0})
+        name: compose(
+            weight.detach(), {**others.get(name, {}), "a step": scale_delta(directions[name], step_size)}, {}
+        )
         for name, weight in weights.items()
     }
 
@@ -69,6 +83,7 @@ def search_layer(
     tolerance: float = 0.34,
     hopeless: float = math.inf,
     known: Sequence[Trial] = (),
+    stacked: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> list[Trial]:
     """
     Looks for the smallest step of one layer that forgets: doubles from λ₀ until it does, then bisects.
@@ -87,6 +102,7 @@ def search_layer(
         hopeless (`float`, *optional*, defaults to infinity):
             A relative change by which there must have been some effect, for the step to be doubled any further.
         known (`Sequence[Trial]`, *optional*): Trials of this layer to go on from, whatever they were taken for; not among those returned.
+        stacked (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*): Deltas of other patches that are on these weights.
 
     Returns:
         `list[Trial]`: In the order tried.
@@ -97,7 +113,7 @@ def search_layer(
     low = max((trial.step_size for trial in known if trial.step_size < high), default=0.0)
     while len(trials) < steps and (high == math.inf or high - low > tolerance * high):
         step = (low + high) / 2 if high < math.inf else 2 * low or first
-        changed = new_weights(weights, directions, step)
+        changed = new_weights(weights, directions, step, stacked)
         if not all(bool(torch.isfinite(weight).all()) for weight in changed.values()):
             break  # beyond what the dtype can hold
         metrics = measure(changed)

@@ -9,8 +9,9 @@ from torch import nn
 
 from .encoders import Encoder
 from .evaluation import Evaluator, ZeroShotEvaluator
+from .stack import start_of
 from .target import check_untouched, find_encoder
-from .towers import Granularity, Layer, candidate_layers, check_clip_model, layer_weights
+from .towers import Granularity, Layer, candidate_layers, check_clip_model
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Subject:
         return next(self.module.parameters()).device
 
     @property
-    def weights(self) -> dict[str, nn.Parameter]:
-        """The weights of all candidates, by canonical module name."""
-        return {name: weight for layer in self.layers for name, weight in layer_weights(self.module, layer).items()}
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of all candidates without any patch, by canonical module name."""
+        return {name: weight for layer in self.layers for name, weight in start_of(self.module, layer)[0].items()}
 
     def judged_by(self, evaluator: Evaluator) -> nn.Module:
         """Where weights are changed for an evaluator: in the CLIPModel or in the host."""

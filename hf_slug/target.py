@@ -62,8 +62,8 @@ def check_untouched(*models: Any) -> None:
         if active:
             raise UnsupportedModelError(
                 f"{type(model).__name__} is under the unlearning patches {', '.join(active)}, and a patch is made from the original "
-                f"weights: it would fit no other model. Unload them (`unload_unlearning()`); to make one for a model that is under these, give them "
-                f"as `beside=`."
+                f"weights: it would fit no other model. Call `disable_unlearning()` first, and `enable_unlearning()` afterwards; to make one that "
+                f"will be loaded with these, unload them and give them to `unlearn` as `beside=`."
             )
 
 

@@ -229,13 +229,18 @@ def candidate_layers(
     return layers
 
 
-def layer_weights(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
-    """Returns the live weights of a layer by canonical module name."""
+def layer_modules(model: nn.Module, layer: Layer) -> dict[str, nn.Module]:
+    """Returns the live modules of a layer by canonical name."""
     live = resolve_modules(model, layer.modules)
     missing = [name for name in layer.modules if name not in live]
     if missing:
         raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(missing)}.")
-    return {name: cast(nn.Parameter, model.get_submodule(live[name]).weight) for name in layer.modules}
+    return {name: model.get_submodule(live[name]) for name in layer.modules}
+
+
+def layer_weights(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
+    """Returns the live weights of a layer by canonical module name."""
+    return {name: cast(nn.Parameter, module.weight) for name, module in layer_modules(model, layer).items()}
 
 
 def tower_inputs(tower: Tower, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

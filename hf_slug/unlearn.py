@@ -3,22 +3,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .beside import (
-    check_beside,
-    describe_beside,
-    leave_out,
-    loaded_beside,
-    original_weights,
-    read_beside,
-    weights_with,
-)
+from .beside import Sources, check_beside, read_beside
 from .direction import Direction
 from .encoders import Encoder, host_modules
 from .evaluation import Evaluator, prepare, warn_of_zero_shot, zero_shot_evaluators
@@ -29,7 +20,7 @@ from .inputs import check_prompts, warn_of_truncation
 from .known_retain import KnownRetain, as_statistics, check_known
 from .loading import find_processor
 from .low_rank import stored_rank
-from .names import DEFAULT_TEMPLATE, bare_name, check_templates, say, with_names
+from .names import DEFAULT_TEMPLATE, bare_name, check_templates, collect_names, say, with_names
 from .objectives import (
     DEFAULT_QUESTIONS,
     MIN_CONTRAST,
@@ -56,7 +47,8 @@ from .report import (
 from .result import UnlearningResult
 from .search import search
 from .settings import check_combination, check_settings
-from .steps import scale_delta
+from .stack import start_of
+from .steps import new_weights, scale_delta
 from .streams import PairStream
 from .subject import find_subject
 from .towers import Granularity
@@ -74,7 +66,7 @@ def unlearn(
     objective: Literal["clip", "host"] | None = None,
     component: str | None = None,
     host_processor: Any = None,
-    beside: Sequence[UnlearningPatch | str | Path] = (),
+    beside: Sources = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
     draws: int = 4,
     tower: Literal["vision", "text", "both"] = "both",
@@ -140,10 +132,10 @@ def unlearn(
         component (`str`, *optional*): Which encoder of the host, where there are several, e.g. `"text_encoder_2"`.
         host_processor (`ProcessorMixin`, *optional*):
             The processor of a LLaVA, for its own objective. Defaults to the one that lies where the model was loaded from.
-        beside (`Sequence[UnlearningPatch, str or Path]`, *optional*):
-            Patches of the same base (or folders or Hub ids of them) that this one will be loaded with: they are on while the gradient, the
-            search and the report are made, and pairs that show what they forget are left out of what is kept. Patches that were made apart
-            may cost, together, more than each alone; one made beside the others is searched for what it does among them.
+        beside (`Sequence` or `Mapping` of [`UnlearningPatch`], `str` or `Path`, *optional*):
+            Patches of the same base (or folders or Hub ids of them) that this one will be loaded with: they are on, at weight 1, while the
+            gradient, the search and the report are made. Pairs whose name is of what they forget are left out of what is kept (their
+            number is in the report; captions that show it under no name are not). The patch is a step from the original weights all the same.
         questions (`Sequence[str]`, *optional*): What a LLaVA is asked; names are the answers.
         draws (`int`, *optional*, defaults to 4): How often a forget image is noised in the denoising loss; retain images a quarter
             as often.
@@ -196,7 +188,9 @@ def unlearn(
 
     Raises:
         UnsupportedModelError: If the model is not a `CLIPModel` with plain weights, or it or the host is under a patch now.
-        WrongBaseError: If the host's weights are not the model's.
+        WrongBaseError: If the host's weights are not the model's, or a patch beside is of another base.
+        CorruptPatchError: If a source in `beside` holds anything but a patch.
+        ValueError: If what is given does not go together; what, is said.
         EmptyDatasetError: If there is nothing to forget or nothing to keep, or too little to split.
         ConceptTooLongError: If the concept's text would be truncated.
         UnknownNameError: If an evaluation image shows something that is not among the names.
@@ -223,14 +217,16 @@ def unlearn(
     stream = retain if isinstance(retain, PairStream) else None
     known = statistics is not None or stream is not None
     check_known(known, objective, retain_gradients)
-    patches = read_beside(beside)
-    check_beside(patches, known or retain_gradients is not None)
+    others = read_beside(beside)
+    check_beside(others, known or retain_gradients is not None)
     columns = {"image_column": image_column, "text_column": text_column, "name_column": name_column}
     judged = evaluate is not None and test_evaluate is not None  # so that nothing need be split off
     parts = load_parts("forget", forget, validation_forget, test_forget, seed, columns, judged)
     given = None if known else retain
     parts |= load_parts("retain", given, validation_retain, test_retain, seed, columns, judged, known)
-    parts = leave_out(parts, patches, templates)
+    # names that are classified among, though no pair that is kept shows them
+    known_names = list(collect_names([pairs for key, pairs in parts.items() if key.endswith("retain")], templates))
+    parts, left_out = others.leave_out(parts, templates)
 
     concept = common_concept(parts["forget"], templates) if concept is None else concept
     if not concept.strip():
@@ -246,7 +242,8 @@ def unlearn(
     processes, contrast = Processes(accelerator), retain_batch_size or max(batch_size, MIN_CONTRAST)
 
     modules = nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])
-    with eval_mode(modules), loaded_beside(patches, model, host):
+    on = (model,) if host is None else (host, model)
+    with eval_mode(modules), others.loaded(*on):
         if subject.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(subject.device)
         started = time.perf_counter()
@@ -271,15 +268,17 @@ def unlearn(
         if stream is not None:  # read before its names are known
             retain_gradients = goal.retain_gradients(subject.layers)
         chooser, tester = cast(Any, evaluate), cast(Any, test_evaluate)
-        beside = () if statistics is None else statistics.about["names"]
+        elsewhere = () if statistics is None else statistics.about["names"]
         if stream is not None:
-            beside = sorted(stream.seen_names)
+            elsewhere = sorted(stream.seen_names)
         if model is not None and not judged:
-            default = zero_shot_evaluators(model, processor, parts, name, names, templates, fa_at, batch_size, beside)
+            default = zero_shot_evaluators(
+                model, processor, parts, name, names, templates, fa_at, batch_size, [*elsewhere, *known_names]
+            )
             chooser, tester = chooser or default[0], tester or default[1]
             if host is not None:
                 warn_of_zero_shot(host)
-        overlap = warn_of_overlap(parts, name, templates, beside)
+        overlap = warn_of_overlap(parts, name, templates, elsewhere)
         if statistics is not None:
             statistics.check(subject.weights, direction == "whitened", retain_batch_size)
             goal, contrast = KnownRetain(goal, statistics), statistics.about["retain_batch_size"]
@@ -314,7 +313,7 @@ def unlearn(
             direction=direction,
             base_model_name_or_path=base["name_or_path"] or None,
             revision=base["revision"],
-            base_fingerprint=compute_fingerprint(original_weights(subject.module, best.layer)),
+            base_fingerprint=compute_fingerprint(start_of(subject.module, best.layer)[0]),
             inference_mode=True,
         )
         deltas = {name: scale_delta(front.directions[name], best.step_size) for name in best.layer.modules}
@@ -322,7 +321,8 @@ def unlearn(
 
         def compare() -> Comparison:
             tested = subject.judged_by(tester)
-            changed = weights_with(tested, best.layer, patch.deltas, patches)
+            weights, on_them = start_of(tested, best.layer)
+            changed = new_weights(weights, patch.deltas, 1.0, on_them)
             return cast(Any, prepare(tester, tested, host)).compare(best.layer, changed)
 
         patch.report = build_report(
@@ -342,7 +342,8 @@ def unlearn(
                 "early_stopping": early_stopping,
                 "host": None if subject.encoder is None else describe_host(host, subject.encoder),
                 "rank": config.rank,
-                "beside": describe_beside(patches),
+                "beside": others.describe(),
+                "left_out": left_out,
                 "steps": steps,
                 "risk": risk,
             },
@@ -372,4 +373,5 @@ def unlearn(
         )
     if processes.is_main:
         warn_of_failure(patch.report, tester.primary_metric)
-    return UnlearningResult(patch, front.retain_gradients)
+    # those beside other patches are no later run's
+    return UnlearningResult(patch, {} if others.patches else front.retain_gradients)

@@ -1,15 +1,15 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Whether a patch does what its card says: its numbers, measured again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-from .beside import describe_beside, loaded_beside, read_beside
+from .beside import Sources, read_beside
 from .evaluation import BehaviourEvaluator, ZeroShotEvaluator
 from .hosts import delete_unlearning, load_unlearning
 from .patch import UnlearningPatch
+from .patch_files import understood
 from .report import wilson_interval
 from .tables import TITLES
 
@@ -42,7 +42,7 @@ def verify_patch(
     patch: UnlearningPatch,
     host: Any,
     evaluator: ZeroShotEvaluator | BehaviourEvaluator,
-    beside: Sequence[UnlearningPatch | str | Path] = (),
+    beside: Sources = None,
 ) -> Verification:
     """
     Measures a host with and without a patch, and compares that with the patch's report.
@@ -54,7 +54,7 @@ def verify_patch(
         patch ([`UnlearningPatch`]): The patch.
         host (`DiffusionPipeline` or `PreTrainedModel`): What it is loaded onto; as before afterwards.
         evaluator ([`ZeroShotEvaluator`] or [`BehaviourEvaluator`]): What measures it.
-        beside (`Sequence[UnlearningPatch, str or Path]`, *optional*): The patches that it was made beside; they are on all the while.
+        beside (`Sequence` of [`UnlearningPatch`], `str` or `Path`, *optional*): The patches that it was made beside; they are on all the while.
 
     Returns:
         [`Verification`]
@@ -74,19 +74,19 @@ def verify_patch(
         )
 
     others = read_beside(beside)
-    given, made = (
-        [row["concept"] for row in rows] for rows in (describe_beside(others), patch.report.get("beside", []))
-    )
-    if sorted(map(str, given)) != sorted(map(str, made)):
+    with understood(patch.report):
+        made = patch.report.get("beside") or []
+        differs, wanted = others.differs_from(made), _say(made)
+    if differs:
         raise ValueError(
-            f"The numbers of the card were measured beside {_say(made)}, and these would be beside {_say(given)}. Give just the patches that "
-            f"this one was made beside (`beside=`, --beside)."
+            f"The numbers of the card were measured beside {wanted}, and these would be beside {_say(others.describe())}. Give the very patches "
+            f"that this one was made beside (`beside=`, --beside)."
         )
 
     def measure() -> dict[str, float]:
         return evaluator(host) if near is None else cast(ZeroShotEvaluator, evaluator).measure(host, near)
 
-    with loaded_beside(others, host):
+    with others.loaded(host):
         near = evaluator.find_neighbors(host) if isinstance(evaluator, ZeroShotEvaluator) else None
         before = measure()
         name = load_unlearning(host, patch, "to be verified")
@@ -122,8 +122,9 @@ def verify_patch(
     return Verification(rows, same, evaluator.n_forget, evaluator.n_retain)
 
 
-def _say(concepts: Sequence[Any]) -> str:
-    return f"the patches of {', '.join(map(repr, concepts))}" if concepts else "no patch"
+def _say(described: Sequence[Mapping[str, Any]]) -> str:
+    said = [f"{row['concept']!r}" + (f" ({row['source']})" if row.get("source") else "") for row in described]
+    return f"the patches of {', '.join(said)}" if said else "no patch"
 
 
 _ADVICE = {

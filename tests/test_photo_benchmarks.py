@@ -347,7 +347,7 @@ def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
     assert set(rows[0]["fitted"].values()) == {1.0} == set(rows[2]["fitted"].values())
     assert set(rows[1]["fitted"].values()) != {1.0}
     first, second = pairs[0]
-    made = photo_tables.PATCHES.rglob(f"{second}-after-{first}")
+    made = photo_tables.PATCHES.rglob(f"{second}-after-{first}-*")
     (apart,) = [folder for folder in photo_tables.PATCHES.rglob(second)]
     (in_turn,) = [UnlearningPatch.from_pretrained(folder) for folder in made]
     assert [row["concept"] for row in in_turn.report["beside"]] == [first]

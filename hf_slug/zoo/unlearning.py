@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..beside import read_beside
 from ..data import load_pairs
 from ..evaluation import ClassifierJudge, GenerationEvaluator, VqaEvaluator
 from ..unlearn import unlearn
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 PROMPTS = {data.CAPTION.format(digit=d, style=s): (d, s) for d in data.DIGITS for s in data.STYLES}
 DRAWING: dict[str, Any] = {"num_inference_steps": 15, "guidance_scale": 3.0, "batch_size": 20}
 SEARCH_SEED, TEST_SEED = 0, 10_000  # of generated pictures; the second is never searched
+
+
+def _without(rows: list[dict[str, Any]], gone: Sequence[str]) -> list[dict[str, Any]]:
+    """Pictures that show nothing that other patches forget, neither as their digit nor as their style."""
+    return [row for row in rows if not {row["digit"], row["style"]} & set(gone)]
 
 
 def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningResult":
@@ -40,8 +46,10 @@ def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningRes
     model, processor = load_clip()
     forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
     validation, validation_retain = concept_pairs(concept, "validation", seed)
-    validation_retain = validation_retain[:900]  # every layer searched runs through them; a hundred a name will do
     test, test_retain = concept_pairs(concept, "test", seed)
+    gone = read_beside(settings.get("beside")).concepts
+    retain, validation_retain, test_retain = (_without(own, gone) for own in (retain, validation_retain, test_retain))
+    validation_retain = validation_retain[:900]  # every layer searched runs through them; a hundred a name will do
     return unlearn(
         model,
         processor,
@@ -113,8 +121,8 @@ def unlearn_stable_diffusion(
     kind = data.kind(concept)
     model, processor = load_clip()
     forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=10)
-    retain = retain[:300]  # every picture is noised several times
-    gone = [patch.config.concept for patch in settings.get("beside", ())]
+    gone = read_beside(settings.get("beside")).concepts
+    retain = _without(retain, gone)[:300]  # every picture is noised several times
     return unlearn(
         model,
         processor,
@@ -132,7 +140,12 @@ def unlearn_stable_diffusion(
 
 
 def answer_evaluator(
-    concept: str, split: data.Split, seed: int = 0, retain_limit: int | None = None, unseen: bool = True
+    concept: str,
+    split: data.Split,
+    seed: int = 0,
+    retain_limit: int | None = None,
+    unseen: bool = True,
+    gone: Sequence[str] = (),
 ) -> VqaEvaluator:
     """
     Judges the zoo's LLaVA by questions about pictures of one split of the handwriting.
@@ -144,6 +157,7 @@ def answer_evaluator(
         retain_limit (`int`, *optional*): Ask about so many of the other pictures. Defaults to all.
         unseen (`bool`, *optional*, defaults to `True`):
             Ask in wordings that the model was not trained on; otherwise in some of those it was.
+        gone (`Sequence[str]`, *optional*): Concepts that other patches forget: pictures of them say nothing of what is kept.
 
     Returns:
         [`VqaEvaluator`]: Asks one question of each picture, in wordings that take turns; of the others also the other kind's.
@@ -154,7 +168,7 @@ def answer_evaluator(
     other: Any = "style" if kind == "digit" else "digit"
     asked = UNSEEN_QUESTIONS if unseen else QUESTIONS
     forget, retain = concept_pairs(concept, split, seed)
-    retain = retain[:retain_limit]
+    retain = _without(retain, gone)[:retain_limit]
     labels = [row[other] for row in retain]
     return VqaEvaluator(
         load_llava()[1],
@@ -195,6 +209,8 @@ def unlearn_llava(
     _, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
     # of 270 answers the last two or three cost more of the rest than they are worth
     settings.setdefault("target", 0.01)
+    gone = read_beside(settings.get("beside")).concepts
+    retain = _without(retain, gone)
     return unlearn(
         model,
         processor,
@@ -204,8 +220,8 @@ def unlearn_llava(
         host=llava,
         host_processor=llava_processor,
         questions=QUESTIONS[kind],
-        evaluate=evaluate or answer_evaluator(concept, "validation", seed, 900, unseen=False),
-        test_evaluate=test_evaluate or answer_evaluator(concept, "test", seed, 900),
+        evaluate=evaluate or answer_evaluator(concept, "validation", seed, 900, False, gone),
+        test_evaluate=test_evaluate or answer_evaluator(concept, "test", seed, 900, gone=gone),
         names=data.names(kind),
         template=data.TEMPLATES[kind],
         seed=seed,
