@@ -29,8 +29,13 @@ from hf_slug.inputs import embed_images, embed_texts
 from hf_slug.losses import normalize
 
 
-SEARCHED, FITTED, IN_TURN = "as searched", "fitted", "in turn"
-WAYS = {SEARCHED: "made apart", FITTED: "made apart, weights fitted", IN_TURN: "made in turn"}  # as tables say it
+SEARCHED, FITTED, IN_TURN, BOTH = "as searched", "fitted", "in turn", "in turn, fitted"
+WAYS = {  # as tables say it
+    SEARCHED: "made apart",
+    FITTED: "made apart, weights fitted",
+    IN_TURN: "made in turn",
+    BOTH: "made in turn, weights fitted",
+}
 # to be changed by hand when `fit_weights` is, and when what `beside` does is
 FIT = "raised where that costs at most a point of what is kept"
 BESIDE = "steps from the original weights"
@@ -49,10 +54,10 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     first = cosines(model, processor, shown)
     patches: dict[str, UnlearningPatch] = {}
     for c in gone:
-        beside = patches if task["weights"] == IN_TURN else {}
+        beside = patches if task["weights"] in (IN_TURN, BOTH) else {}
         patches[c] = UnlearningPatch.from_pretrained(find_patch({**task, "concept": c}, beside))
     weights = dict.fromkeys(gone, 1.0)
-    if task["weights"] == FITTED:
+    if task["weights"] in (FITTED, BOTH):
         weights = fit_weights(model, patches, {c: _judge(own, processor) for c, own in photographs.items()}).weights
     with stacked(model, patches, weights):
         after, fa = kept(model, group), {concept: score.forgotten(model) for concept, score in scores.items()}
@@ -94,7 +99,8 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
 
 def mark_of_stacks(weights: str, way: str) -> str:
     """A mark of a model's weights, of how its patches are made and stacked: rows of another are not one table's."""
-    return f"{weights}-{mark([settings_of('SLUG'), BESIDE if way == IN_TURN else FIT])}"
+    made = {SEARCHED: [FIT], FITTED: [FIT], IN_TURN: [BESIDE], BOTH: [BESIDE, FIT]}[way]
+    return f"{weights}-{mark([settings_of('SLUG'), *made])}"
 
 
 def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:
@@ -130,8 +136,8 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     groups = sorted({row["group"] for row in rows})
     text = (
         f"The first 1 to 5 of each of {len(groups)} groups ({'; '.join(', '.join(STACKED[i]) for i in groups)}), their "
-        f"patches loaded together: each searched alone ({WAYS[SEARCHED]}); these with weights that `fit_weights` found on validation "
-        f"photographs; or each searched beside those before it ({WAYS[IN_TURN]}: `unlearn(..., beside=...)`); seeds {sorted({row['seed'] for row in rows})}. On test photographs, {TEST_SHOTS} a person and "
+        f"patches loaded together: each searched alone ({WAYS[SEARCHED]}), or beside those before it ({WAYS[IN_TURN]}: "
+        f"`unlearn(..., beside=...)`); as they are, or with weights that `fit_weights` found on validation photographs; seeds {sorted({row['seed'] for row in rows})}. On test photographs, {TEST_SHOTS} a person and "
         f"seed, among all {len(NAMES)} names, in percent. FA: the share still recognised [95 % interval by Student over people; where all "
         f"agree by Wilson, as if a person had the {TEST_SHOTS} photographs of one seed alone: seeds share some]; falls in points (mean ± half a "
         f"95 % interval over groups) from the untouched model with the forgotten names struck, over the {len(FACE_NAMES) - len(STACKED[0])} "
