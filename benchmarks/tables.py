@@ -282,4 +282,4 @@ def write(
     if (folder / f"{name}.jsonl").exists():
         by["rows"] = f"{name}.jsonl"
     (folder / f"{name}.json").write_text(json.dumps(by, indent=2) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text("\n\n".join([*parts, made.strip()]) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text("\n\n".join(filter(None, [*parts, made.strip()])) + "\n", encoding="utf-8")
