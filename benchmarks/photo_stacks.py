@@ -9,6 +9,7 @@ Writes `benchmarks/results/photo_stacks.md` and `photo_stacks.png`, the mean cos
 """
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -119,10 +120,11 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table, and draws the cosines of the largest stack."""
-    stacks = sorted({(row["count"], list(WAYS).index(row["weights"])) for row in rows})
     lines = [
-        [str(count), list(WAYS.values())[way], *summarize(_some(rows, count=count, weights=list(WAYS)[way]))]
-        for count, way in stacks
+        [str(count), said, *summarize(own)]
+        for count in sorted({row["count"] for row in rows})
+        for way, said in WAYS.items()
+        if (own := _some(rows, count=count, weights=way))
     ]
     header = [
         "people forgotten",
@@ -163,9 +165,11 @@ def _some(rows: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]
 def goals_table(rows: Sequence[dict[str, Any]]) -> str:
     """Each group's largest stack beside the goals: every FA@5 at most 5 %, a fall of the others of at most 5 points."""
     lines = []
-    for group, way in sorted({(row["group"], list(WAYS).index(row["weights"])) for row in rows}):
-        weights, said = list(WAYS.items())[way]
-        own = _some(rows, group=group, weights=weights)
+    groups = sorted({row["group"] for row in rows})
+    for group, (way, said) in itertools.product(groups, WAYS.items()):
+        own = _some(rows, group=group, weights=way)
+        if not own:
+            continue
         fa5 = {concept: fmean(row["fa"][concept][1] for row in own) for concept in own[0]["fa"]}
         fall = fmean(row["people"][0] - row["people"][1] for row in own)
         worst = max(fa5, key=fa5.__getitem__)

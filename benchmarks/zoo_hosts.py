@@ -42,9 +42,8 @@ Rows = Sequence[Row]
 
 def unlearn_pictures(objective: str, concept: str, beside: Sequence[UnlearningPatch] = ()) -> UnlearningResult:
     gone = [patch.config.concept for patch in beside]
-    quick = picture_evaluator(
-        concept, 10_000, 2, 1, gone
-    )  # the report of the patch itself; the tables are measured apart
+    # the report of the patch itself; the tables are measured apart
+    quick = picture_evaluator(concept, 10_000, 2, 1, gone)
     return zoo.unlearn_stable_diffusion(concept, objective=objective, test_evaluate=quick, beside=beside)
 
 

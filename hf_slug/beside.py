@@ -117,15 +117,17 @@ class Beside:
         return left, out
 
 
-def read_beside(sources: Sources) -> Beside:
+def read_beside(sources: "Sources | Beside") -> Beside:
     """
-    Reads the patches that another is made beside.
+    Reads the patches that another is made beside; what has been read is taken as it is.
 
     Raises:
         CorruptPatchError: If a source holds anything but a patch.
         TypeError: If one patch is given in place of a list.
         ValueError: If one is given twice.
     """
+    if isinstance(sources, Beside):
+        return sources
     if isinstance(sources, (UnlearningPatch, str, Path)):
         raise TypeError(f"Expected a list of patches as `beside`, found {type(sources).__name__}. Give [patch].")
     given = list(sources.values() if isinstance(sources, Mapping) else sources or ())

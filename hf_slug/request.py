@@ -111,7 +111,7 @@ def load_request(args: argparse.Namespace, models: Models | None = None) -> Requ
         settings["retain"] = RetainStatistics.from_pretrained(args.retain_stats)
     elif getattr(args, "streaming", False):
         settings["retain"] = PairStream(args.retain, **columns)
-    settings["beside"] = args.beside
+    settings["beside"] = read_beside(args.beside)
     if models.host is None:
         return Request(models.clip, models.processor, settings)
     settings |= {
@@ -224,7 +224,7 @@ def _host_evaluation(
     own = bare_name(args.concept, templates)
     concept = next((name for name in names if name.casefold() == own.casefold()), own)
     names += [concept] if concept not in names else []
-    parts, _ = read_beside(settings["beside"]).leave_out(parts, templates)
+    parts, _ = settings["beside"].leave_out(parts, templates)
     if draws:
         judge = _find_judge(args, names, templates, *clip)
         evaluators = _generation_evaluators(args, judge, parts, concept, names, templates)

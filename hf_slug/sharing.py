@@ -34,6 +34,7 @@ def run_push(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Measures the numbers of a card again; 0 if they are confirmed, 1 if not."""
+    from .beside import read_beside
     from .patch import UnlearningPatch
     from .verification import verify_patch
 
@@ -42,6 +43,7 @@ def run_verify(args: argparse.Namespace) -> int:
     args.concept = args.concept or patch.config.concept
     args.names = args.names or metrics.get("names")
     args.template = args.template or metrics.get("templates") or None
+    args.beside = read_beside(args.beside)
     evaluator, host = _load_evaluator(args)
     done = verify_patch(patch, host, evaluator, args.beside)
     if args.json:
@@ -64,7 +66,6 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _load_evaluator(args: argparse.Namespace) -> tuple[Any, Any]:
     """What measures, and what is measured: by the loading of `hf-slug unlearn`, with all of the data for the report."""
-    from .beside import read_beside
     from .evaluation import ZeroShotEvaluator
     from .names import check_templates, collect_names
     from .parts import load_parts
@@ -84,7 +85,7 @@ def _load_evaluator(args: argparse.Namespace) -> tuple[Any, Any]:
     for what in ("forget", "retain"):
         parts |= load_parts(what, settings[what], None, None, args.seed, columns, whole=True)  # type: ignore[arg-type]
     names = settings["names"] or collect_names([parts["retain"]], templates)
-    parts, _ = read_beside(settings["beside"]).leave_out(parts, templates)
+    parts, _ = settings["beside"].leave_out(parts, templates)
     own = (request.processor, parts["forget"], parts["retain"], args.concept, names, templates)
     return ZeroShotEvaluator(*own, batch_size=args.batch_size), request.model
 

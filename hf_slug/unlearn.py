@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .beside import Sources, check_beside, read_beside
+from .beside import Beside, Sources, check_beside, read_beside
 from .direction import Direction
 from .encoders import Encoder, host_modules
 from .evaluation import Evaluator, prepare, warn_of_zero_shot, zero_shot_evaluators
@@ -66,7 +66,7 @@ def unlearn(
     objective: Literal["clip", "host"] | None = None,
     component: str | None = None,
     host_processor: Any = None,
-    beside: Sources = None,
+    beside: Sources | Beside = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
     draws: int = 4,
     tower: Literal["vision", "text", "both"] = "both",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .beside import Sources, read_beside
+from .beside import Beside, Sources, read_beside
 from .evaluation import BehaviourEvaluator, ZeroShotEvaluator
 from .hosts import delete_unlearning, load_unlearning
 from .patch import UnlearningPatch
@@ -42,7 +42,7 @@ def verify_patch(
     patch: UnlearningPatch,
     host: Any,
     evaluator: ZeroShotEvaluator | BehaviourEvaluator,
-    beside: Sources = None,
+    beside: Sources | Beside = None,
 ) -> Verification:
     """
     Measures a host with and without a patch, and compares that with the patch's report.

@@ -47,7 +47,8 @@ def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningRes
     forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
     validation, validation_retain = concept_pairs(concept, "validation", seed)
     test, test_retain = concept_pairs(concept, "test", seed)
-    gone = read_beside(settings.get("beside")).concepts
+    beside = read_beside(settings.pop("beside", None))
+    gone = beside.concepts
     retain, validation_retain, test_retain = (_without(own, gone) for own in (retain, validation_retain, test_retain))
     validation_retain = validation_retain[:900]  # every layer searched runs through them; a hundred a name will do
     return unlearn(
@@ -63,6 +64,7 @@ def unlearn_clip(concept: str, seed: int = 0, **settings: Any) -> "UnlearningRes
         names=data.names(kind),
         template=data.TEMPLATES[kind],
         seed=seed,
+        beside=beside,
         **settings,
     )
 
@@ -121,7 +123,8 @@ def unlearn_stable_diffusion(
     kind = data.kind(concept)
     model, processor = load_clip()
     forget, retain = concept_pairs(concept, "train", seed, limit_per_digit=10)
-    gone = read_beside(settings.get("beside")).concepts
+    beside = read_beside(settings.pop("beside", None))
+    gone = beside.concepts
     retain = _without(retain, gone)[:300]  # every picture is noised several times
     return unlearn(
         model,
@@ -135,6 +138,7 @@ def unlearn_stable_diffusion(
         names=data.names(kind),
         template=data.TEMPLATES[kind],
         seed=seed,
+        beside=beside,
         **settings,
     )
 
@@ -209,7 +213,8 @@ def unlearn_llava(
     _, retain = concept_pairs(concept, "train", seed, limit_per_digit=12)
     # of 270 answers the last two or three cost more of the rest than they are worth
     settings.setdefault("target", 0.01)
-    gone = read_beside(settings.get("beside")).concepts
+    beside = read_beside(settings.pop("beside", None))
+    gone = beside.concepts
     retain = _without(retain, gone)
     return unlearn(
         model,
@@ -225,5 +230,6 @@ def unlearn_llava(
         names=data.names(kind),
         template=data.TEMPLATES[kind],
         seed=seed,
+        beside=beside,
         **settings,
     )
