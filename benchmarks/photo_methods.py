@@ -45,6 +45,8 @@ SLUG: dict[str, dict[str, Any]] = {
     "SLUG, plain gradient": {"direction": "gradient"},
     "SLUG, as published": {"direction": "gradient", "front_only": True, "risk": 1.0},
 }
+PLAIN = "SLUG, plain gradient"
+WIDELY = ("SLUG", PLAIN)  # on all people, and stacked: the direction beside the paper's
 METHODS = (*SLUG, *GRIDS)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from photo_choice import RISK
 from photo_data import DEVELOPMENT_SEEDS, EVERYONE
-from photo_methods import GRIDS, METHODS, PATIENCE
+from photo_methods import GRIDS, METHODS, PATIENCE, WIDELY
 from photo_picture import KINDS, TITLES, Rows, draw, falls
 from tables import by_concept, interval, markdown, mean_shares, percent, percents, write
 from train_photo_clip import NAMES, TRAINING
@@ -158,8 +158,8 @@ def write_tables(rows: Rows, name: str) -> None:
     parts = ["# Forgetting people and objects of a CLIP on photographs", *describe_model(rows)]
     for kind, (title, concepts) in KINDS.items():
         own = [row for row in rows if row["concept"] in concepts]
-        if kind == "everyone":  # the five have a table of their own for the other methods
-            own = [row for row in own if row["method"] == "SLUG"]
+        if kind == "everyone":  # the five have a table of their own for the methods that were not run on all
+            own = [row for row in own if row["method"] in WIDELY]
         if not any(row["method"] == "SLUG" for row in own) or (kind == "everyone" and len(_concepts(own)) <= 5):
             continue
         if kind == "everyone" and set(_concepts(own)) != set(EVERYONE):
@@ -177,7 +177,7 @@ def write_tables(rows: Rows, name: str) -> None:
             table(own),
             concepts_table(own),
         ]
-        if kind != "everyone" and len({row["method"] for row in own}) > 1:
+        if len({row["method"] for row in own}) > 1:
             parts.append(compare(own))
             if ssd := [row for row in own if row["method"] == "SSD"]:
                 parts.append(SSD.format(sum(row["stored_bytes"] < 4 * 4 * ROW for row in ssd), len(ssd)))

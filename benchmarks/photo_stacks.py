@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from photo_data import MODEL, SEEDS, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
-from photo_methods import SLUG, search_patch, settings_of
+from photo_methods import PLAIN, SLUG, search_patch, settings_of
 from photo_tables import patch_folder, save_patch
 from tables import RESULTS, Runs, mark, markdown, mean_shares, percent, percents, write
 from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
@@ -32,6 +32,7 @@ from hf_slug.losses import normalize
 
 SEARCHED, FITTED, IN_TURN, BOTH = "as searched", "fitted", "in turn", "in turn, fitted"
 WAYS = {  # as tables say it
+    PLAIN: "made apart, plain gradient",
     SEARCHED: "made apart",
     FITTED: "made apart, weights fitted",
     IN_TURN: "made in turn",
@@ -56,7 +57,8 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     patches: dict[str, UnlearningPatch] = {}
     for c in gone:
         beside = patches if task["weights"] in (IN_TURN, BOTH) else {}
-        patches[c] = UnlearningPatch.from_pretrained(find_patch({**task, "concept": c}, beside))
+        method = PLAIN if task["weights"] == PLAIN else "SLUG"
+        patches[c] = UnlearningPatch.from_pretrained(find_patch({**task, "concept": c, "method": method}, beside))
     weights = dict.fromkeys(gone, 1.0)
     if task["weights"] in (FITTED, BOTH):
         weights = fit_weights(model, patches, {c: _judge(own, processor) for c, own in photographs.items()}).weights
@@ -84,8 +86,9 @@ def find_patch(task: dict[str, Any], beside: Mapping[str, UnlearningPatch] | Non
         return folder
     photographs = collect(task["concept"], task["seed"])
     others = list((beside or {}).values())
+    how = SLUG[task["method"]]
     return save_patch(
-        search_patch(*load_model(task["model"]), photographs, task["seed"], **SLUG["SLUG"], beside=others).patch, task
+        search_patch(*load_model(task["model"]), photographs, task["seed"], **how, beside=others).patch, task
     )
 
 
@@ -100,8 +103,8 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
 
 def mark_of_stacks(weights: str, way: str) -> str:
     """A mark of a model's weights, of how its patches are made and stacked: rows of another are not one table's."""
-    made = {SEARCHED: [FIT], FITTED: [FIT], IN_TURN: [BESIDE], BOTH: [BESIDE, FIT]}[way]
-    return f"{weights}-{mark([settings_of('SLUG'), *made])}"
+    made = {PLAIN: [], SEARCHED: [FIT], FITTED: [FIT], IN_TURN: [BESIDE], BOTH: [BESIDE, FIT]}[way]
+    return f"{weights}-{mark([settings_of(PLAIN if way == PLAIN else 'SLUG'), *made])}"
 
 
 def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:
@@ -138,7 +141,7 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     groups = sorted({row["group"] for row in rows})
     text = (
         f"The first 1 to 5 of each of {len(groups)} groups ({'; '.join(', '.join(STACKED[i]) for i in groups)}), their "
-        f"patches loaded together: each searched alone ({WAYS[SEARCHED]}), or beside those before it ({WAYS[IN_TURN]}: "
+        f"patches loaded together: each searched alone ({WAYS[SEARCHED]}; also by the paper's direction), or beside those before it ({WAYS[IN_TURN]}: "
         f"`unlearn(..., beside=...)`); as they are, or with weights that `fit_weights` found on validation photographs; seeds {sorted({row['seed'] for row in rows})}. On test photographs, {TEST_SHOTS} a person and "
         f"seed, among all {len(NAMES)} names, in percent. FA: the share still recognised [95 % interval by Student over people; where all "
         f"agree by Wilson, as if a person had the {TEST_SHOTS} photographs of one seed alone: seeds share some]; falls in points (mean ± half a "
@@ -229,7 +232,7 @@ def main() -> None:
     made_by = {way: mark_of_stacks(mark_of(args.model), way) for way in WAYS}
     for seed in args.seeds:  # before several processes want the same
         for concept in (concept for group in groups for concept in STACKED[group][: max(counts)]):
-            find_patch({"concept": concept, "seed": seed, "model": args.model})
+            find_patch({"concept": concept, "seed": seed, "model": args.model, "method": "SLUG"})
     tasks = [
         {
             "group": group,
@@ -246,7 +249,7 @@ def main() -> None:
     ]
     runs = Runs(name, ("group", "count", "weights", "seed", "mark"))
     # the largest first, as they make the patches of the smaller ones
-    longest = [task for task in tasks if (task["count"], task["weights"]) == (max(counts), IN_TURN)]
+    longest = [task for task in tasks if task["count"] == max(counts) and task["weights"] in (IN_TURN, PLAIN)]
     for part in (longest, tasks):
         runs.complete(
             run, part, args.workers, after=lambda rows: write_table(name, current(rows, mark_of(args.model)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, SEEDS, Score, collect, load_model, mark_of
-from photo_methods import METHODS, SLUG, apply, current, settings_of
+from photo_methods import METHODS, SLUG, WIDELY, apply, current, settings_of
 from photo_report import write_tables
 from tables import Runs, measured
 from train_photo_clip import load_faces, open_objects
@@ -32,7 +32,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     photographs = collect(task["concept"], task["seed"])
     with measured() as cost:  # first: what else runs in a process before it takes memory that then is there
         outcome = apply(task["method"], model, processor, photographs, task["seed"])
-    if task["method"] == "SLUG":
+    if task["method"] in WIDELY:
         save_patch(outcome.patch, task, anew=True)
     untouched, _ = load_model(task["model"])
     score = Score(photographs, "test_", processor, untouched)
@@ -60,9 +60,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def patch_folder(task: dict[str, Any]) -> Path:
-    """Where the patch of a task lies, under the marks of the model it was made of and of SLUG's settings; `after` which others it was made."""
+    """Where the patch of a task lies, under the marks of the model it was made of and of the settings; `after` which others it was made."""
     name = "-after-".join([task["concept"], *task.get("after", ())])
-    return PATCHES / mark_of(task["model"]) / settings_of("SLUG") / str(task["seed"]) / name
+    return PATCHES / mark_of(task["model"]) / settings_of(task["method"]) / str(task["seed"]) / name
 
 
 def save_patch(patch: Any, task: dict[str, Any], anew: bool = False) -> Path:
@@ -98,7 +98,7 @@ def main() -> None:
         for seed in args.seeds
         for m in args.methods
         for c in args.concepts or everything
-        if args.concepts or m == "SLUG" or c in (*PEOPLE, *OBJECTS)
+        if args.concepts or m in WIDELY or c in (*PEOPLE, *OBJECTS)
     ]
     runs = Runs(args.name, ("method", "concept", "seed", "weights", "settings"))
 

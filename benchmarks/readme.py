@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
-from photo_methods import METHODS, current
+from photo_methods import METHODS, WIDELY, current
 from photo_picture import TITLES, falls
 from photo_report import LEFT, left
 from photo_stacks import WAYS, summarize
@@ -53,9 +53,10 @@ def photographs() -> str:
             own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
             if own:
                 lines.append(line(f"{title}: {'**SLUG**' if method == 'SLUG' else TITLES[method]}", own))
-    more = [row for row in rows if row["method"] == "SLUG" and row["concept"] in EVERYONE]
-    if len({row["concept"] for row in more}) > len(PEOPLE):
-        lines.append(line(f"{len({row['concept'] for row in more})} people: SLUG", more))
+    for method in WIDELY:
+        more = [row for row in rows if row["method"] == method and row["concept"] in EVERYONE]
+        if len({row["concept"] for row in more}) > len(PEOPLE):
+            lines.append(line(f"{len({row['concept'] for row in more})} people: {TITLES[method]}", more))
     for title, own in (
         ("people", [row for row in other if row["concept"] not in OBJECTS]),
         ("objects", [row for row in other if row["concept"] in OBJECTS]),
@@ -71,7 +72,7 @@ def photographs() -> str:
         if not own:
             continue
         fa1, fa5, _, people, objects = summarize(own)
-        lines.append([f"{most} people at once, {said}: SLUG", fa1, fa5, "", objects, people, ""])
+        lines.append([f"{most} people at once: SLUG, {said}", fa1, fa5, "", objects, people, ""])
     same = [row for row in rows if row["concept"] in (*PEOPLE, *OBJECTS)]
     seconds = {
         method: fmean(own) for method in METHODS if (own := [r["seconds"] for r in same if r["method"] == method])

@@ -147,10 +147,10 @@ def test_the_tables_are_made_of_what_was_run(folder, quick, tmp_path):
     assert all(row["seconds"] >= row["one_run"] > 0 and row["stored_bytes"] > 0 for row in rows)
     by_method = {row["method"]: row for row in rows}
     assert by_method["SalUn"]["stored_bytes"] < by_method["GAFT"]["stored_bytes"]
-    patch = UnlearningPatch.from_pretrained(
-        photo_tables.patch_folder({"model": folder / "model", "seed": 0, "concept": concept})
-    )
-    assert patch.num_bytes == by_method["SLUG"]["stored_bytes"]
+    for method in photo_methods.WIDELY[::-1]:
+        patch = UnlearningPatch.from_pretrained(photo_tables.patch_folder({**task, "method": method}))
+        assert patch.num_bytes == by_method[method]["stored_bytes"]
+        assert patch.report["direction"] == photo_methods.SLUG[method].get("direction", "whitened")
     again, processor = photo_data.load_model(model)
     before = snapshot(again)
     again.load_unlearning(patch)
@@ -344,23 +344,26 @@ def test_stacks_load_all_the_patches(folder, quick, tmp_path, monkeypatch):
         for weights in photo_stacks.WAYS
     ]
     rows = [task | photo_stacks.run(task) for task in tasks]
-    assert set(rows[0]["fitted"].values()) == {1.0} == set(rows[2]["fitted"].values())
-    assert set(rows[1]["fitted"].values()) != {1.0}
+    by_way = {(row["count"], row["weights"]): row for row in rows}
+    fitted = {way: set(by_way[1, way]["fitted"].values()) for way in photo_stacks.WAYS}
+    assert all((fitted[way] == {1.0}) == ("fitted" not in photo_stacks.WAYS[way]) for way in photo_stacks.WAYS)
     first, second = pairs[0]
     made = photo_tables.PATCHES.rglob(f"{second}-after-{first}-*")
-    (apart,) = [folder for folder in photo_tables.PATCHES.rglob(second)]
     (in_turn,) = [UnlearningPatch.from_pretrained(folder) for folder in made]
     assert [row["concept"] for row in in_turn.report["beside"]] == [first]
-    assert UnlearningPatch.from_pretrained(apart).report["beside"] == []
+    apart = [UnlearningPatch.from_pretrained(folder).report for folder in photo_tables.PATCHES.rglob(second)]
+    assert sorted((report["direction"], report["beside"]) for report in apart) == [("gradient", []), ("whitened", [])]
     assert [list(row["fa"]) for row in rows] == [list(pairs[0][: task["count"]]) for task in tasks]
-    assert rows[4]["cosines"][0] != rows[4]["cosines"][1] and len(rows[4]["cosines"][1]) == 2
+    searched = by_way[2, photo_stacks.SEARCHED]
+    assert searched["cosines"][0] != searched["cosines"][1] and len(searched["cosines"][1]) == 2
+    assert searched["cosines"][1] != by_way[2, photo_methods.PLAIN]["cosines"][1]
     fa = {concept: [0.0, 0.5 * place] for place, concept in enumerate(pairs[1])}
-    other = {**rows[4], "group": 1, "fa": fa, "people": [0.9, 0.8], "objects": [0.6, 0.5]}
+    other = {**searched, "group": 1, "fa": fa, "people": [0.9, 0.8], "objects": [0.6, 0.5]}
     photo_stacks.write_table("photo_stacks", [*rows, other])
     assert (tmp_path / "results" / "photo_stacks.png").stat().st_size > 5000
     text = (tmp_path / "results" / "photo_stacks.md").read_text()
-    own = [rows[4]["fa"][concept][1] for concept in pairs[0]]
-    fell = tables.percents([rows[4]["people"][0] - rows[4]["people"][1], 0.1])
+    own = [searched["fa"][concept][1] for concept in pairs[0]]
+    fell = tables.percents([searched["people"][0] - searched["people"][1], 0.1])
     worst = tables.percent(max(*own, 0.5))
     assert f"| {tables.mean_shares([*own, 0.0, 0.5], [2] * 4)} | {worst} | {fell} |" in text
     assert (
