@@ -231,6 +231,14 @@ def test_equal_prompts_are_encoded_once_and_padded_as_the_pipeline_does(monkeypa
     torch.testing.assert_close(said[:2], torch.cat(alone))
 
 
+def test_a_picture_that_is_noised_several_times_is_encoded_once(monkeypatch):
+    pipe, seen = make_double("sd1"), []
+    encode = pipe.vae.encode
+    monkeypatch.setattr(pipe.vae, "encode", lambda pixels: seen.append(len(pixels)) or encode(pixels))
+    list(objective_of(pipe, draws=4, batch_size=3).losses(FORGET, ""))
+    assert sum(seen) == len(FORGET)
+
+
 def test_pictures_of_another_size_are_fitted_to_the_model():
     pipe = PIPELINES["sd1"]()
     images = [pair.image.resize((50, 41)) for pair in FORGET]

@@ -109,13 +109,17 @@ class DenoisingObjective(HostObjective):
         neighbors = self.find_neighbors(pairs)
         draws = self.draws if pairs is self.forget else max(1, self.draws // 4)
         starts = [start for _ in range(draws) for start in range(0, len(pairs), self.batch_size)]
+        encoded: dict[int, torch.Tensor] = {}  # what is noised several times goes through the VAE once
         for i, start in enumerate(logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3)):
             batch = pairs[start : start + self.batch_size]
             noise, steps = self._noise(
                 len(batch), generator
             )  # those of other processes, too: what is drawn depends on none
             if self.processes.has(i):
-                yield self._loss(batch, neighbors, noise, steps), len(batch) / (len(pairs) * draws)
+                latents = encoded[start] if start in encoded else self._latents(batch)
+                if draws > 1:
+                    encoded[start] = latents
+                yield self._loss(batch.texts, latents, neighbors, noise, steps), len(batch) / (len(pairs) * draws)
 
     def encode(self, pairs: Pairs) -> None:
         """Runs the text encoder on every prompt, as often as it occurs, padded as the pipeline does."""
@@ -166,14 +170,18 @@ class DenoisingObjective(HostObjective):
         return noise, self._timesteps(n, generator)
 
     def _loss(
-        self, batch: Pairs, neighbors: Mapping[str, str], noise: torch.Tensor, steps: torch.Tensor
+        self,
+        texts: list[str],
+        latents: torch.Tensor,
+        neighbors: Mapping[str, str],
+        noise: torch.Tensor,
+        steps: torch.Tensor,
     ) -> torch.Tensor:
-        latents = self._latents(batch)
         steps = steps.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise.to(latents), steps)
-        found = self._predict(noisy, steps, batch.texts)
+        found = self._predict(noisy, steps, texts)
         with torch.no_grad():
-            wanted = self._predict(noisy, steps, [neighbors[text] for text in batch.texts])
+            wanted = self._predict(noisy, steps, [neighbors[text] for text in texts])
         return -F.mse_loss(found.float(), wanted.float())
 
     def _predict(self, noisy: torch.Tensor, steps: torch.Tensor, texts: list[str]) -> torch.Tensor:
