@@ -35,13 +35,17 @@ def test_the_table_says_what_its_rows_say(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     old = row("two", 0, 1.0, 0.5, search="another")  # stays in the file and out of the table
     rows = [row("two", 1, 0.02, 0.95), row("two", 0, 0.0, 0.98), row("neon", 0, 0.0, 0.985), old]
+    rows.append(row("two", 0, 0.005, 0.785, direction="gradient"))
     zoo_concepts.write_table("zoo_concepts", rows)
     text = (tmp_path / "zoo_concepts.md").read_text()
-    assert "| FA@1 ≤ 1 % | 2 of 3 (66.7 %" in text
-    assert "| FA@1 after, mean and worst | 0.67, 2.00 |" in text
-    assert "| fall of retained accuracy, mean and worst | 1.33, 3.50 |" in text
-    assert "| two | 99.00 | 0.00 2.00 | 98.50 | 0.50 3.50 | 1.00 1.00 | `text.2.mlp.fc1` |" in text
-    assert "- two, seed 1: FA@1 2.00 %" in text and "neon, seed 0:" not in text
+    assert "| over all runs | the default direction | the paper's |" in text
+    assert "| FA@1 ≤ 1 % | 2 of 3 (66.7 %" in text and "| 1 of 1 (100.0 %" in text
+    assert "| FA@1 after, mean and worst | 0.67, 2.00 | 0.50, 0.50 |" in text
+    assert "| fall of retained accuracy, mean and worst | 1.33, 3.50 | 20.00, 20.00 |" in text
+    default, plain = text.split("## Each concept by ")[1:]
+    assert "| two | 99.00 | 0.00 2.00 | 98.50 | 0.50 3.50 | 1.00 1.00 | `text.2.mlp.fc1` |" in default
+    assert "- two, seed 1: FA@1 2.00 %" in default and "neon, seed 0:" not in text
+    assert "| two | 99.00 | 0.50 | 98.50 | 20.00 | 1.00 |" in plain and "None." in plain
 
 
 @pytest.mark.slow
