@@ -150,7 +150,8 @@ def verdict(title: str, rows: Rows) -> list[list[str]]:
         found = f"{percent(slug[key])} against {percent(best[0])} ({best[1]})"
         lines.append([f"{key.upper()} ≥ the best of UCE and SalUn − 2 points", found, slug[key] >= best[0] - 0.02])
     best = max((values["mean"], name) for name, values in others.items())
-    found = f"{percent(slug['mean'])} against {percent(best[0])} ({best[1]})"
+    whole = fmean((1.0, *(fmean(row[key] for row in of(rows, "untouched")) for key in ("ira", "cra"))))
+    found = f"{percent(slug['mean'])} against {percent(best[0])} ({best[1]}); {percent(whole)} would be all forgotten and the rest untouched"
     lines.append(["mean of the three above all others", found, slug["mean"] > best[0]])
     for own, theirs, words in (
         ("seconds", "seconds", "both at a setting that is known"),

@@ -91,6 +91,7 @@ def test_the_verdict_does_not_flatter():
     lines = verdict("", rows_of(SLUG={**fast, "stored_bytes": 11}, UCE={"ira": 0.93}))
     assert [line[1].split()[0] for line in lines if line[-1] != "yes"] == ["IRA", "mean", "bytes"]
     assert verdict("", rows_of(SLUG=fast))[3][-1] != "yes"  # a tie is not above
+    assert "; 96.67 would be all forgotten" in verdict("", rows_of(untouched={"ira": 1.0, "ua": 0.0}))[3][2]
     assert "UCE in IRA (93.00 against 90.00)" in beaten(rows_of(UCE={"ira": 0.93}))
     assert "UCE in the mean of these (94.33 against 93.33)" in beaten(rows_of(UCE={"ira": 0.93}))
     assert beaten(rows_of()).startswith("No other method")
