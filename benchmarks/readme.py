@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import goals
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, WIDELY, current
 from photo_picture import TITLES, falls
@@ -18,10 +19,13 @@ from photo_report import LEFT, left
 from photo_stacks import WAYS, summarize
 from photo_stacks import current as current_stacks
 from tables import Runs, markdown, percent, percents
-from zoo_canvas import KINDS, complete, of, qualities
-from zoo_canvas import METHODS as ERASERS
+from zoo_canvas_report import KINDS, complete, of, qualities
+from zoo_canvas_report import METHODS as ERASERS
+from zoo_concepts import current as searched_today
+from zoo_concepts import summary
 from zoo_erasers import settings_of
-from zoo_hosts import falls_of_answers, with_untouched
+from zoo_hosts import WAYS as WAYS_OF_HOSTS
+from zoo_hosts import falls_of_answers, stacks_table, with_untouched
 from zoo_hosts import of as of_host
 
 from hf_slug.zoo.data import kind
@@ -64,9 +68,7 @@ def photographs() -> str:
         if own:
             lines.append(line(f"{len({row['concept'] for row in own})} {title} of another checkpoint: SLUG", own))
     most = len(STACKED[0])
-    stacks = [
-        row for row in current_stacks(Runs("photo_stacks", ()).rows, rows[-1]["weights"]) if row["count"] == most
-    ]
+    stacks = [row for row in stack_rows() if row["count"] == most]
     for weights, said in WAYS.items():
         own = [row for row in stacks if row["weights"] == weights]
         if not own:
@@ -96,7 +98,7 @@ def photographs() -> str:
 
 
 def hosts() -> str:
-    """Both hosts of the zoo, both objectives, one concept at a time: what is forgotten, and how much of the rest falls."""
+    """Both hosts of the zoo, both objectives: what is forgotten and how much of the rest falls, one concept at a time, and three."""
     rows, lines = Runs("zoo_hosts", ()).rows, []
     for objective in ("host", "clip"):
         pairs = with_untouched(rows, objective)
@@ -119,7 +121,14 @@ def hosts() -> str:
         "of the other kind ↓",
         "worst",
     ]
-    return markdown(header, lines)
+    stacks = [row for way in WAYS_OF_HOSTS for row in of_host(rows, "stable-diffusion", way)]
+    said = 'Three patches at once (`"host"`), made apart or in turn, each with those before it on; percent right over prompts that show none of them:'
+    return "\n\n".join([markdown(header, lines), said, stacks_table(stacks)])
+
+
+def concepts() -> str:
+    """Each of CLIP's concepts with each seed: means and worst cases."""
+    return summary(searched_today(Runs("zoo_concepts", ()).rows))
 
 
 def worst(values: Sequence[float], pick: Any) -> list[str]:
@@ -130,21 +139,38 @@ def fell(*columns: Sequence[float]) -> list[str]:
     return [cell for column in columns for cell in worst(column, max)]
 
 
+def canvas_rows() -> Rows:
+    return complete([row for row in Runs("zoo_canvas", ()).rows if row["settings"] == settings_of(row["method"])])
+
+
 def canvas() -> str:
     """SLUG and the erasers of Stable Diffusion: quality, processor seconds and bytes."""
-    rows = complete([row for row in Runs("zoo_canvas", ()).rows if row["settings"] == settings_of(row["method"])])
+    rows = canvas_rows()
     lines = []
     for title, own_kind in KINDS.items():
         for method in ERASERS[1:]:
             own = [row for row in of(rows, method) if kind(row["concept"]) == own_kind]
-            costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all", "stored_bytes")]
+            costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all")]
+            sizes = [fmean(row[key] for row in own) / 1e3 for key in ("stored_bytes", "changed_bytes")]
             name = "**SLUG**" if method == "SLUG" else method
-            seconds = [f"{value:.1f}" for value in costs[:2]]
-            lines.append([f"{title.lower()}: {name}", *qualities(own), *seconds, f"{costs[2] / 1e3:,.1f}"])
-    return markdown(["", "UA ↑", "IRA ↑", "CRA ↑", "mean ↑", "s, once", "s, with search", "kB stored"], lines)
+            cells = [*(f"{value:.1f}" for value in costs), *(f"{size:,.1f}" for size in sizes)]
+            lines.append([f"{title.lower()}: {name}", *qualities(own), *cells])
+    header = ["", "UA ↑", "IRA ↑", "CRA ↑", "mean ↑", "s, once", "s, with search", "kB stored", "kB changed"]
+    return markdown(header, lines)
 
 
-BLOCKS = {"hosts": hosts, "canvas": canvas, "photographs": photographs}
+def stack_rows() -> Rows:
+    return current_stacks(Runs("photo_stacks", ()).rows, last("photo_tables")[-1]["weights"])
+
+
+def reached() -> str:
+    """Every goal that was set beforehand, and whether it was reached."""
+    rows = last("photo_tables")
+    lines = [*goals.tables(rows), *goals.stacks(stack_rows()), *goals.checkpoint(rows, last("photo_tables_other"))]
+    return goals.goals_table([*lines, *goals.canvas(canvas_rows())])
+
+
+BLOCKS = {"hosts": hosts, "concepts": concepts, "canvas": canvas, "photographs": photographs, "goals": reached}
 
 
 def fill(text: str) -> str:

@@ -220,17 +220,16 @@ def mean_shares(values: Sequence[float], counts: Sequence[int]) -> str:
     """
     The mean of the shares of several concepts, or runs, [its 95 % interval] in percent.
 
-    The interval is Student's over the concepts, cut off at 0 and 100 %. Where they all agree, as where nothing is left of any, it would have
-    no width: then it is Wilson's, over all that was counted.
+    On each side it is the wider of Student's over the concepts and Wilson's over all that was counted: where nothing is left of most
+    of them, the first would be the narrower the less there is to see.
 
     Args:
         values (`Sequence[float]`): The share of each concept, in [0, 1].
         counts (`Sequence[int]`): Of how many.
     """
-    if len(set(values)) == 1:
-        return shares(values, counts)
     mean, half = interval(values)
-    return f"{percent(mean)} [{percent(max(mean - half, 0.0), 1)}, {percent(min(mean + half, 1.0), 1)}]"
+    low, high = wilson_interval(mean * sum(counts), sum(counts))
+    return f"{percent(mean)} [{percent(max(min(low, mean - half), 0.0), 1)}, {percent(min(max(high, mean + half), 1.0), 1)}]"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

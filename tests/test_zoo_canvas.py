@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from zoo_canvas import METHODS, beaten, complete, qualities, verdict
+from zoo_canvas_report import METHODS, beaten, complete, edges, qualities, verdict
 from zoo_erasers import GRIDS, QUICK, best_of, changed_bytes, neighbour, search_evaluator, settings, split_prompts
 from zoo_pictures import frechet_distance, score
 
@@ -80,6 +80,15 @@ def rows_of(**better):
     row = {"ua": 1.0, "ira": 0.9, "cra": 0.9, "distance": 5.0, "seconds": 100.0, "seconds_all": 100.0}
     row |= {"peak_bytes": 1e6, "stored_bytes": 10, "encoder_bytes": 1000, "seed": 0, "per_prompt": 5}
     return [{"method": method, "concept": "neon", **row, **better.get(method, {})} for method in METHODS]
+
+
+def test_settings_at_an_end_of_their_axis_are_said():
+    settings = [{"variant": "x", "lr": lr, "steps": 1000} for lr in (1e-4, 1e-4, 3e-5)]
+    settings += [{"variant": "u", "lr": 3e-5, "steps": 1000}]  # the middle of one axis, the end of the other
+    assert edges([{"method": "ESD", "setting": setting} for setting in settings]) == (
+        "Chosen at an end of an axis: ESD (of 4 runs): x, lr 0.0001 2 times; u, lr 3e-05 1 times."
+    )
+    assert edges([{"method": "ESD", "setting": settings[2]}]) == ""
 
 
 def test_the_verdict_does_not_flatter():

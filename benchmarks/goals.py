@@ -1,0 +1,96 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""The goals that were set before anything was measured, beside what the rows say."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from photo_data import OBJECTS, PEOPLE, STACKED
+from photo_picture import falls
+from photo_stacks import IN_TURN, SEARCHED, WAYS
+from tables import by_concept, markdown, percent
+from zoo_canvas_report import KINDS, verdict
+
+from hf_slug.zoo.data import kind
+
+
+Rows = Sequence[dict[str, Any]]
+Line = list[str]  # where, the goal, what was found, and whether that is enough
+LEFT, KEPT = {"fa1": "FA@1", "fa5": "FA@5"}, {"objects": "fall of objects", "people": "fall of other people"}
+NEAR = 0.02  # of a checkpoint and identities that nothing was built on: as good as the others
+
+
+def line(where: str, goal: str, found: str, reached: bool) -> Line:
+    """One goal."""
+    return [where, goal, found, "yes" if reached else "**no**"]
+
+
+def at_most(where: str, goal: str, value: float, limit: float) -> Line:
+    """One goal: a share, or a fall, of at most so much."""
+    return line(where, f"{goal} ≤ {100 * limit:g}", percent(value), value <= limit)
+
+
+def left(rows: Rows, key: str) -> list[float]:
+    return by_concept(rows, lambda row: row["after"][key])
+
+
+def tables(rows: Rows) -> list[Line]:
+    """The paper's Tables 1 and 2 on photographs."""
+    slug = [row for row in rows if row["method"] == "SLUG"]
+    people, objects = ([row for row in slug if row["concept"] in own] for own in (PEOPLE, OBJECTS))
+    where = f"{len(PEOPLE)} people", f"{len(OBJECTS)} objects"
+    limits = {"fa1": 0.01, "fa5": 0.03}
+    lines = [at_most(where[0], f"mean {LEFT[key]}", fmean(left(people, key)), limits[key]) for key in LEFT]
+    for key, limit in {"objects": 0.003, "people": 0.01}.items():
+        lines.append(at_most(where[0], f"mean {KEPT[key]}", fmean(falls(people, key)), limit))
+    lines.append(at_most(where[1], "each one's FA@1", max(left(objects, "fa1")), 0.01))
+    lines.append(at_most(where[1], "mean fall of the other nine", fmean(falls(objects, "objects")), 0.015))
+    return lines
+
+
+def stacks(rows: Rows) -> list[Line]:
+    """The largest stacks, each group apart, as they are loaded."""
+    lines = []
+    count = len(STACKED[0])
+    for way in (SEARCHED, IN_TURN):
+        groups: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            if (row["count"], row["weights"]) == (count, way):
+                groups.setdefault(row["group"], []).append(row)
+        worst = [max(fmean(row["fa"][one][1] for row in own) for one in own[0]["fa"]) for own in groups.values()]
+        fell = [fmean(row["people"][0] - row["people"][1] for row in own) for own in groups.values()]
+        for goal, values in (("every FA@5", worst), ("fall of the 35 others", fell)):
+            found = f"{sum(value <= 0.05 for value in values)} of {len(values)} groups; worst {percent(max(values))}"
+            lines.append(line(f"{count} at once, {WAYS[way]}", f"{goal} ≤ 5", found, max(values) <= 0.05))
+    return lines
+
+
+def checkpoint(rows: Rows, other: Rows) -> list[Line]:
+    """Another checkpoint beside the tables: no measure worse by more than two points."""
+    lines = []
+    slug = [row for row in rows if row["method"] == "SLUG"]
+    for title, here, there in (
+        ("people", [r for r in slug if r["concept"] in PEOPLE], [r for r in other if r["concept"] not in OBJECTS]),
+        ("objects", [r for r in slug if r["concept"] in OBJECTS], [r for r in other if r["concept"] in OBJECTS]),
+    ):
+        pairs = {name: [fmean(left(own, key)) for own in (there, here)] for key, name in LEFT.items()}
+        pairs |= {name: [fmean(falls(own, key)) for own in (there, here)] for key, name in KEPT.items()}
+        name, (theirs, ours) = max(pairs.items(), key=lambda pair: pair[1][0] - pair[1][1])
+        found = f"the worst is {name}: {percent(theirs)} against {percent(ours)}"
+        where = f"{title} of another checkpoint"
+        lines.append(line(where, "as in the tables, to 2 points", found, theirs - ours <= NEAR))
+    return lines
+
+
+def canvas(rows: Rows) -> list[Line]:
+    """UnlearnCanvas in small."""
+    lines = []
+    for title, own_kind in KINDS.items():
+        own = [row for row in rows if kind(row["concept"]) == own_kind]
+        lines += verdict(f"canvas, {title.lower()}", own)
+    return lines
+
+
+def goals_table(lines: Sequence[Line]) -> str:
+    """All goals, in percent and points."""
+    return markdown(["", "goal", "found", "reached"], lines)
