@@ -39,7 +39,7 @@ from hf_slug.loading import load_host
 
 # what every picture of a run must have in common
 SETTINGS = ("model", "dtype", "prompt", "styles", "objects", "seeds", "steps", "guidance")
-SETTINGS += ("forget", "retain", "search_pictures", "search_kept", "search_steps")
+SETTINGS += ("forget", "retain", "search_pictures", "search_kept", "search_steps", "rank", "early_stopping")
 
 
 class Benchmark:
@@ -56,7 +56,8 @@ class Benchmark:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.canvas = args, Canvas(args.styles, args.objects, args.prompt)
-        self.budget = Budget(args.forget, args.retain, args.search_pictures, args.search_kept, args.search_steps)
+        pictures = args.forget, args.retain, args.search_pictures, args.search_kept, args.search_steps
+        self.budget = Budget(*pictures, args.rank or None, args.early_stopping)
         self.concepts = list(args.concepts or self.canvas.concepts)
         unknown = [concept for concept in self.concepts if concept not in self.canvas.concepts]
         if unknown:
@@ -123,7 +124,7 @@ class Benchmark:
             **score(answers, concept, self.canvas),
             **self.distances(concept),
             "reached": patch.report["target"]["reached_on_validation"],
-            "seconds": cost["gradient_s"] + cost["search_s"],
+            "seconds": [cost["gradient_s"], cost["search_s"]],
             "peak_bytes": cost["peak_memory_bytes"],
             "stored_bytes": sum(file.stat().st_size for file in (folder / "patch").rglob("*") if file.is_file()),
         }
@@ -217,6 +218,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     budget.add_argument("--search-pictures", type=int, default=defaults.pictures, help="generated ones of the concept")
     budget.add_argument("--search-kept", type=int, default=defaults.kept, help="generated ones of the rest")
     budget.add_argument("--search-steps", type=int, default=defaults.steps, help="denoising steps of these")
+    budget.add_argument("--rank", type=int, default=defaults.rank, help="of a patch; 0: dense (default: 8)")
+    budget.add_argument(
+        "--early-stopping",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.early_stopping,
+        help="end at the first layer that forgets and keeps the rest",
+    )
     return parser.parse_args(arguments)
 
 

@@ -57,6 +57,7 @@ def options(folder, output, **changed):
         "search_pictures": 6,
         "search_kept": 3,
         "search_steps": 6,
+        "rank": 4,
         **changed,
     }
     flat = []
@@ -405,7 +406,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
     (row,) = rows
     assert {key: row[key] for key in ("ua", "ira", "cra", "cra_others")} == score(answers, "neon", MINIATURE)
     assert row["ua"] > 0.8 and row["untouched"]["ua"] < 0.2 and row["ira"] > 0.8 and row["cra"] > 0.8
-    assert UnlearningPatch.from_pretrained(output / "neon" / "patch").config.concept == "neon"
+    patch = UnlearningPatch.from_pretrained(output / "neon" / "patch")
+    assert (patch.config.concept, patch.config.rank) == ("neon", 4) and patch.report["early_stopping"]
     table = (output / "unlearn_canvas.md").read_text()
     assert "12 pictures of each model: 2 styles × 3 objects" in table and "| neon | 1" in table
     assert "Not the official canvas" in table
@@ -447,7 +449,7 @@ def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
         "reached": True,
         "fid": None,
         "fid_untouched": None,
-        "seconds": 39.4,
+        "seconds": [39.4, 20.0],
         "peak_bytes": 3.6e9,
         "stored_bytes": 40e6,
     }
@@ -457,7 +459,7 @@ def test_the_table_has_each_concept_its_kinds_mean_and_what_is_published():
     ]
     text = "\n\n".join(tell(rows, Canvas(), 5100))
     assert "5,100 pictures of each model: 51 styles × 20 objects" in text
-    assert "| Monet | 80.00 | 75.00 | 90.00 | 80.00 | - | 1.00 | 75.00 | 90.00 | - | 39 | 3.6 | 40.00 |" in text
+    assert "| Monet | 80.00 | 75.00 | 90.00 | 80.00 | - | 1.00 | 75.00 | 90.00 | - | 39 | 20 | 3.6 | 40.00 |" in text
     # Student's t of one degree of freedom: 12.706 * 0.1 / 2
     assert "## Styles (2 of 50)" in text and "| **mean** | 85.00 ± 63.53 | 75.00 ± 0.00 |" in text
     assert "## Objects (1 of 20)" in text and text.count("**mean**") == 1  # no mean of one

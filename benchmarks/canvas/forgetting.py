@@ -29,6 +29,8 @@ class Budget:
         pictures (`int`, *optional*, defaults to 40): Pictures of the concept's prompts that the search looks at, at least.
         kept (`int`, *optional*, defaults to 100): Pictures of other prompts that it looks at.
         steps (`int`, *optional*, defaults to 25): Denoising steps of these.
+        rank (`int`, *optional*, defaults to 8): Of the patch. `None` stores a dense one.
+        early_stopping (`bool`, *optional*, defaults to `True`): End at the first layer that forgets and keeps the rest: looks are dear.
     """
 
     forget: int = 60
@@ -36,6 +38,8 @@ class Budget:
     pictures: int = 40
     kept: int = 100
     steps: int = 25
+    rank: int | None = 8
+    early_stopping: bool = True
 
 
 def make_evaluator(
@@ -107,6 +111,8 @@ def make_patch(
         evaluate=search,
         test_evaluate=report,
         batch_size=batch_size,
+        rank=budget.rank,
+        early_stopping=budget.early_stopping,
     )
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)

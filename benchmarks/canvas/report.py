@@ -22,7 +22,8 @@ HEADER = (
     "IRA",
     "CRA",
     "FID",
-    "s",
+    "s, gradients",
+    "s, search",
     "peak GB",
     "stored MB",
 )
@@ -91,7 +92,7 @@ def _cells(row: Row) -> list[str]:
         _distance([row["fid"]]),
         *(percent(untouched[key]) for key in METRICS[:3]),
         _distance([row["fid_untouched"]]),
-        f"{row['seconds']:.0f}",
+        *(f"{seconds:.0f}" for seconds in row["seconds"]),
         f"{row['peak_bytes'] / 1e9:.1f}",
         f"{row['stored_bytes'] / 1e6:.2f}",
     ]
@@ -109,7 +110,7 @@ def _mean(rows: Sequence[Row]) -> list[str]:
         _distance([row["fid"] for row in rows]),
         *(percents([row["untouched"][key] for row in rows]) for key in METRICS[:3]),
         _distance([row["fid_untouched"] for row in rows]),
-        f"{fmean(row['seconds'] for row in rows):.0f}",
+        *(f"{fmean(seconds):.0f}" for seconds in zip(*(row["seconds"] for row in rows))),
         f"{max(row['peak_bytes'] for row in rows) / 1e9:.1f}",
         f"{fmean(row['stored_bytes'] for row in rows) / 1e6:.2f}",
     ]
