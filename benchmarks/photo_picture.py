@@ -18,6 +18,7 @@ KINDS = {
 }
 # what tables and the picture call a method
 TITLES = {method: method for method in METHODS} | {"SLUG, as published": "SLUG, plain gradient, front alone, no risk"}
+MARKERS = "*soD^v<>PX"
 
 
 def falls(rows: Rows, key: str) -> list[float]:
@@ -32,19 +33,30 @@ def draw(rows: Rows, name: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    kinds = {kind: KINDS[kind] for kind in ("people", "objects")}
-    figure, axes = pyplot.subplots(1, len(kinds), figsize=(10, 4), layout="constrained")
-    for axis, (title, concepts) in zip(axes, kinds.values()):
-        for method in METHODS:
+    kinds = [KINDS[kind] for kind in ("people", "objects")]
+    kinds = [(title, concepts) for title, concepts in kinds if any(row["concept"] in concepts for row in rows)]
+    figure, axes = pyplot.subplots(
+        1, len(kinds), figsize=(1 + 4.5 * len(kinds), 4.5), layout="constrained", squeeze=False
+    )
+    points = {}
+    for axis, (title, concepts) in zip(axes[0], kinds):
+        for place, method in enumerate(METHODS):
             own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
             if own:
                 lost = fmean([*falls(own, "people"), *falls(own, "objects")])
-                point = 100 * lost, 100 * fmean(row["after"]["fa5"] for row in own)
-                axis.plot(*point, "o", markersize=9 if method == "SLUG" else 6)
-                axis.annotate(TITLES[method], point, xytext=(5, 5), textcoords="offset points", fontsize=8)
-        axis.axvline(0, color="grey", linewidth=0.5)
-        axis.set(title=title, xlabel="fall of what is kept (points)", ylabel="FA@5 (%)")
-        axis.margins(x=0.2, y=0.15)
+                where = 100 * lost, 100 * fmean(row["after"]["fa5"] for row in own)
+                size = 13 if method == "SLUG" else 8
+                style = {"marker": MARKERS[place], "color": f"C{place}", "markersize": size, "alpha": 0.8}
+                (points[method],) = axis.plot(*where, linestyle="none", **style)
+        # most are near nothing of either, where a point decides
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set(title=title, xlabel="fall of what is kept (points)", ylabel="FA@5 (%)", ylim=(-0.2, 130))
+        for line in (axis.axvline, axis.axhline):
+            line(0, color="grey", linewidth=0.5)
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_formatter("{x:g}")
+    figure.legend(points.values(), map(TITLES.get, points), loc="outside lower center", ncols=4, fontsize=8)
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / f"{name}.png", dpi=110)
     pyplot.close(figure)

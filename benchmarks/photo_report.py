@@ -181,8 +181,9 @@ def write_tables(rows: Rows, name: str) -> None:
             parts.append(compare(own))
             if ssd := [row for row in own if row["method"] == "SSD"]:
                 parts.append(SSD.format(sum(row["stored_bytes"] < 4 * 4 * ROW for row in ssd), len(ssd)))
-    draw(rows, name)
-    parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
+    if len({row["method"] for row in rows}) > 1:
+        draw(rows, name)
+        parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
     grids = "; ".join(
         f"{title}: {', '.join(f'{k} {list(v)}' for k, v in grid.items())}" for title, grid in GRIDS.items()
     )
