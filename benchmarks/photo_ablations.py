@@ -110,12 +110,13 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
+    parser.add_argument("--name", default="photo_ablations", help="of the files in benchmarks/results")
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS, choices=DEVELOPMENT, metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=DEVELOPMENT_SEEDS)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     parser.add_argument("--quick", action="store_true", help="a person and an object, one seed")
     args = parser.parse_args()
-    name = "photo_ablations"
+    name = args.name
     if args.quick:
         name, args.concepts, args.seeds = f"{name}_quick", [DEVELOPMENT[0], DEVELOPMENT[-1]], args.seeds[:1]
     load_model(args.model)

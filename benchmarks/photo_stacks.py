@@ -222,11 +222,12 @@ def draw(name: str, rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="folder that train_photo_clip.py wrote")
+    parser.add_argument("--name", default="photo_stacks", help="of the files in benchmarks/results")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: 2)")
     parser.add_argument("--quick", action="store_true", help="two people, one seed")
     args = parser.parse_args()
-    name, counts, groups = "photo_stacks", range(1, len(STACKED[0]) + 1), range(len(STACKED))
+    name, counts, groups = args.name, range(1, len(STACKED[0]) + 1), range(len(STACKED))
     if args.quick:
         name, counts, groups, args.seeds = f"{name}_quick", range(1, 3), range(1), args.seeds[:1]
     load_model(args.model)

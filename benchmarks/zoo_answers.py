@@ -2,11 +2,11 @@
 """
 The paper's table of a vision-language model, on the zoo's LLaVA: what it still names, and how it answers other questions.
 
-    python benchmarks/zoo_answers.py             # about an hour on two cores; goes on where it was stopped
+    python benchmarks/zoo_answers.py             # an hour or two on two cores; goes on where it was stopped
     python benchmarks/zoo_answers.py --quick     # one digit, one way, one seed
 
-Digits and styles are forgotten with both objectives, and by the paper's direction; each is asked for in wordings that neither the models nor a search have seen, about
-handwriting that neither has seen. Writes `benchmarks/results/zoo_answers.md`.
+Digits and styles are forgotten with both objectives, by the paper's direction, and as the paper does (CLIP's losses, its direction, the front alone); each
+is asked for in wordings that neither the models nor a search have seen, about handwriting that neither has seen. Writes `benchmarks/results/zoo_answers.md`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ VARIANTS = {  # what the table calls it, and how `unlearn` does
     'SLUG, objective="host"': {"objective": "host"},
     'SLUG, objective="clip"': {"objective": "clip"},
     'SLUG, objective="host", plain gradient': {"objective": "host", "direction": "gradient"},
+    "SLUG as published": {"objective": "clip", "direction": "gradient", "front_only": True},
 }
 MEASURES = {"fa1": "still named ↓", "ira": "the same kind", "cra": "the other kind"}
 

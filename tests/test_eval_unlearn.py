@@ -94,6 +94,15 @@ def test_the_technique_is_what_their_runners_take(patches):
     assert technique.config.to_dict()["erase_concept"] == "seven"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("eval_unlearn") is None, reason="needs the extra 'eval' (Python 3.11)")
+def test_their_registry_finds_it_once_it_is_installed():
+    code = (
+        "from eval_unlearn.registry import get_technique; from eval_unlearn.registry.entrypoints import load_entrypoints; "
+        "load_entrypoints(); print(get_technique('slug').__name__)"
+    )
+    assert run(code).splitlines()[-1] == "SlugTechnique"
+
+
 def test_importing_it_brings_nothing_of_eval_unlearn():
     code = "import sys, hf_slug.eval_unlearn; print([name for name in sys.modules if name.split('.')[0] == 'eval_unlearn'])"
     assert run(code) == "[]"

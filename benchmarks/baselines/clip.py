@@ -204,7 +204,7 @@ def dampen(
 ) -> None:
     """
     SSD: multiplies weights that matter much more to the forget set than to the retain set by `min(λ·F_retain/F_forget, 1)`
-    (Foster et al. 2024).
+    (Foster et al. 2024, eq. 3 and 4; there `F_retain` is that of all of the data, of which what is kept is nearly all).
 
     Args:
         losses ([`ClipLosses`]): Whose model is changed in place.
