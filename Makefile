@@ -55,6 +55,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/train_photo_clip.py --steps 500 --output .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_tables.py --quick --model .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_stacks.py --quick --model .cache/photo-clip-quick/model
+	$(BIN)/python benchmarks/photo_unlisted.py --quick --model .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_ablations.py --quick --model .cache/photo-clip-quick/model
 
 # people and objects of a CLIP that nothing was built on
@@ -72,6 +73,7 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/photo_scores.py
 	$(BIN)/python benchmarks/photo_tables.py
 	$(BIN)/python benchmarks/photo_stacks.py
+	$(BIN)/python benchmarks/photo_unlisted.py
 	$(BIN)/python benchmarks/train_photo_clip.py --seed 1 --steps 700 --output .cache/photo-clip-other/model
 	$(BIN)/python benchmarks/photo_tables.py --name photo_tables_other --model .cache/photo-clip-other/model \
 		--methods SLUG --concepts $(OTHERS)

@@ -2,7 +2,7 @@
 """Who is forgotten of the photographs' CLIP, by which photographs, and how what is left is scored."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -56,7 +56,9 @@ class Photographs:
     parts: dict[str, Pairs] = field(default_factory=dict)
 
 
-def collect(concept: str, seed: int, objects: int = 200, test_objects: int = TEST_OBJECTS) -> Photographs:
+def collect(
+    concept: str, seed: int, objects: int = 200, test_objects: int = TEST_OBJECTS, unlisted: Container[str] = ()
+) -> Photographs:
     """
     Splits the photographs for one concept.
 
@@ -68,6 +70,7 @@ def collect(concept: str, seed: int, objects: int = 200, test_objects: int = TES
         seed (`int`): Which photographs are taken, and their order.
         objects (`int`, *optional*, defaults to 200): Photographs of objects in `retain`, beside all trained ones of people.
         test_objects (`int`, *optional*): Photographs of objects in `test_retain`. Of an object that is forgotten, its share.
+        unlisted (`Container[str]`, *optional*): Names that what is kept is not shown by, neither in `retain` nor in `validation_retain`.
     """
     generator = random.Random(seed)
     faces = load_faces()
@@ -91,6 +94,8 @@ def collect(concept: str, seed: int, objects: int = 200, test_objects: int = TES
         generator.shuffle(rows)
         for what in ("forget", "retain"):
             chosen = [row for row in rows if (row["name"] == concept) == (what == "forget")]
+            if part + what in ("retain", "validation_retain"):
+                chosen = [row for row in chosen if row["name"] not in unlisted]
             result.parts[part + what] = load_pairs(chosen, progress=False)
     return result
 

@@ -18,6 +18,7 @@ import photo_report
 import photo_stacks
 import photo_tables
 import photo_trial
+import photo_unlisted
 import pytest
 import tables
 import torch
@@ -104,6 +105,32 @@ def test_no_photograph_is_in_two_parts(concept):
     assert set(prints(other["test_retain"])) != set(prints(parts["test_retain"]))
 
 
+def test_who_is_unlisted_is_reported_and_nowhere_else():
+    sizes, unlisted = {"objects": 30, "test_objects": 80}, photo_unlisted.UNLISTED
+    parts = photo_data.collect(FACE_NAMES[21], 1, **sizes, unlisted=unlisted).parts
+    every = photo_data.collect(FACE_NAMES[21], 1, **sizes).parts
+    for part, pairs in every.items():
+        kept = [mark for mark, name in zip(prints(pairs), pairs.names) if name not in unlisted]
+        assert prints(parts[part]) == (prints(pairs) if part.startswith("test") else kept)
+    assert set(unlisted) <= set(parts["test_retain"].names)
+
+
+@pytest.mark.slow
+def test_people_whom_the_retain_set_does_not_show_are_scored_apart(folder, quick, tmp_path):
+    task = {"concept": FACE_NAMES[21], "seed": 0, "model": str(folder / "model")}
+    rows = [task | {"method": m} | photo_unlisted.run({**task, "method": m}) for m in photo_methods.WIDELY]
+    model, processor = photo_data.load_model(folder / "model")
+    score = photo_data.Score(photo_unlisted.collect(task["concept"], 0), "test_", processor, model)
+    struck = rows[0]["struck"]
+    every = score(model, struck=(task["concept"],))["people"]
+    listed, unlisted = len(FACE_NAMES) - 1 - len(photo_unlisted.UNLISTED), len(photo_unlisted.UNLISTED)
+    assert every * (listed + unlisted) == pytest.approx(listed * struck["listed"] + unlisted * struck["unlisted"])
+    rows[0] |= {"struck": {**struck, "unlisted": 0.75}, "after": {**rows[0]["after"], "unlisted": 0.5}}
+    photo_unlisted.write_table("photo_unlisted", rows)
+    text = (tmp_path / "results" / "photo_unlisted.md").read_text()
+    assert "| 25.00 ± 0.00 |" in text and "| SLUG, plain gradient |" in text
+
+
 def test_people_and_objects_are_scored_apart(folder):
     concept = FACE_NAMES[3]
     model, processor = photo_data.load_model(folder / "model")
@@ -132,7 +159,7 @@ def quick(monkeypatch):
         chosen = {"lr": (1e-4,), "steps": (2,), "every": (1,), "ratio": (1,), "alpha": (1.0, 10.0), "limit": (1.0,)}
         monkeypatch.setitem(photo_methods.GRIDS, method, {key: chosen[key] for key in grid})
     collect = photo_data.collect
-    for module in (photo_tables, photo_stacks, photo_trial):
+    for module in (photo_tables, photo_stacks, photo_trial, photo_unlisted):
         monkeypatch.setattr(module, "collect", lambda *args, **kwargs: collect(*args, objects=12, test_objects=60))
 
 
