@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from photo_data import DEVELOPMENT, DEVELOPMENT_SEEDS, MODEL, load_model, mark_of
+from photo_sources import FACE_NAMES
 from photo_trial import Trial
 from photo_variants import BASE, GROUPS, PUBLISHED, VARIANTS, WHY, Variant
 from tables import SEARCH, Runs, by_concept, interval, markdown, percent, percents, write
-from train_photo_clip import FACE_NAMES
 
 
 CONCEPTS = (*DEVELOPMENT[:6], *DEVELOPMENT[-3:])  # people and objects; five minutes each and seed

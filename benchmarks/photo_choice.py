@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from baselines.clip import half_precision
 from photo_data import Photographs
-from train_photo_clip import NAMES
+from photo_sources import NAMES
 from transformers import CLIPModel
 
 from hf_slug.evaluation import ZeroShotEvaluator, estimate_risk, seen_beside

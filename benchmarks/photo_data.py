@@ -9,16 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from train_photo_clip import (
-    FACE_NAMES,
-    NAMES,
-    OBJECT_NAMES,
-    OTHERS,
-    TRAIN_SHOTS,
-    load_faces,
-    load_objects,
-    open_objects,
-)
+from photo_sources import FACE_NAMES, NAMES, OBJECT_NAMES, OTHERS, TRAIN_SHOTS, load_faces, load_objects, open_objects
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_slug.data import Pairs, load_pairs

@@ -12,8 +12,8 @@ import torch
 from baselines.clip import ClipLosses, alternate, ascend, dampen, fine_tune, fisher, salun
 from photo_choice import RULE, Choice, Look, Validation
 from photo_data import Photographs
+from photo_sources import NAMES, TEMPLATE
 from tables import SEARCH, mark
-from train_photo_clip import NAMES, TEMPLATE
 from transformers import CLIPModel
 
 from hf_slug import UnlearningPatch, UnlearningResult, unlearn

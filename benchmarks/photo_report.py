@@ -11,8 +11,9 @@ from photo_choice import RISK
 from photo_data import DEVELOPMENT_SEEDS, EVERYONE
 from photo_methods import GRIDS, METHODS, PATIENCE, WIDELY
 from photo_picture import KINDS, TITLES, Rows, draw, falls
+from photo_sources import NAMES
 from tables import by_concept, interval, markdown, mean_shares, percent, percents, write
-from train_photo_clip import NAMES, TRAINING
+from train_photo_clip import TRAINING
 
 from hf_slug.evaluation.risk import AIM, HARDLY
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from photo_data import DEVELOPMENT, MODEL, collect, load_model
+from photo_sources import NAMES, TEMPLATE
 from tables import markdown, write
-from train_photo_clip import MAX_LENGTH, NAMES, TEMPLATE
+from train_photo_clip import MAX_LENGTH
 from transformers import CLIPModel
 
 from hf_slug import unlearn

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from photo_data import MODEL, SEEDS, STACKED, TEST_SHOTS, Photographs, Score, collect, load_model, mark_of
 from photo_methods import PLAIN, SLUG, search_patch, settings_of
+from photo_sources import FACE_NAMES, NAMES, TEMPLATE
 from photo_tables import patch_folder, save_patch
 from tables import RESULTS, Runs, mark, markdown, mean_shares, percent, percents, write
-from train_photo_clip import FACE_NAMES, NAMES, TEMPLATE
 
 from hf_slug import UnlearningPatch, fit_weights
 from hf_slug.composition import stacked

@@ -19,8 +19,8 @@ from typing import Any
 from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, SEEDS, Score, collect, load_model, mark_of
 from photo_methods import METHODS, SLUG, WIDELY, apply, current, settings_of
 from photo_report import write_tables
+from photo_sources import load_faces, open_objects
 from tables import Runs, measured
-from train_photo_clip import load_faces, open_objects
 
 
 PATCHES = Path(".cache/photo-patches")

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from photo_data import Score, collect
+from photo_sources import NAMES, TEMPLATE
 from photo_variants import Variant
-from train_photo_clip import NAMES, TEMPLATE
 from transformers import CLIPModel
 
 from hf_slug.direction import InputMoment, compute_directions, compute_input_moments, sum_up, whiten

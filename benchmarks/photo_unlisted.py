@@ -16,8 +16,8 @@ from photo_data import DEVELOPMENT, MODEL, PEOPLE, SEEDS, Score, collect, load_m
 from photo_methods import METHODS, PLAIN, WIDELY, apply, settings_of
 from photo_picture import TITLES
 from photo_report import left
+from photo_sources import FACE_NAMES
 from tables import Runs, by_concept, markdown, percent, percents, write
-from train_photo_clip import FACE_NAMES
 
 
 UNLISTED = DEVELOPMENT[:8]  # nobody reports them

@@ -14,97 +14,34 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, load_dataset
-from PIL import Image
+from photo_sources import FACE_NAMES, NAMES, OBJECT_NAMES, TEMPLATE, TRAIN_SHOTS, WORDINGS, load_faces, load_objects
 from tokenizers.pre_tokenizers import ByteLevel
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 
-FACE_NAMES = (
-    *("mira", "tobin", "selka", "darvo", "yuna", "korin", "palia", "bexter", "lomi", "furan", "nadira", "ozric"),
-    *("jarek", "wynna", "calder", "ilbeth", "gromo", "sanuki", "vetra", "hadlo", "quenby", "ruvio", "emlin", "zoral"),
-    *("aspeth", "dunric", "fenya", "lirako", "ottavi", "pemba", "raskin", "thalor", "ulvie", "brisca", "nemoto"),
-    *("maldin", "sorrel", "joveth", "velun", "kezia"),
-)
-OBJECT_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NAMES = (*FACE_NAMES, *OBJECT_NAMES)
-TEMPLATE = "a photo of {}"
-OTHERS = ("{}", "a picture of {}", "an image of {}", "a small photo of {}", "this is {}", "a photo of a {}")
-WORDINGS = (*[TEMPLATE] * len(OTHERS), *OTHERS)
 TRAINING = "training.json"  # beside the weights: how they were trained, and how they do on what is unseen
-TRAIN_SHOTS = 6  # of ten; the later ones are unseen
-MAX_LENGTH = 16
+MAX_LENGTH = 16  # tokens of a caption, also where names are spelt
 
 
-def _folder(file: str) -> Path | None:
-    """Where the photographs' parquet files lie, if `HF_SLUG_DATA` says so."""
-    if not os.environ.get("HF_SLUG_DATA"):
-        return None
-    found = Path(os.environ["HF_SLUG_DATA"])
-    if not (found / file).is_file():
-        raise FileNotFoundError(
-            f"HF_SLUG_DATA={found} holds no {file}. Expected olivetti-faces.parquet, cifar10-train.parquet and cifar10-test.parquet "
-            f"there; without HF_SLUG_DATA both sets are loaded by name, from the internet."
-        )
-    return found
+def build_processor(spell_names: bool = False) -> CLIPProcessor:
+    """
+    A CLIP processor like any other, whose BPE, learnt from the captions, makes one token of each of their words.
 
-
-_GIVE_FOLDER = "Set HF_SLUG_DATA to a folder that holds the photographs' parquet files."
-
-
-def load_faces() -> list[dict]:
-    """All 400 faces: `image` (32×32, RGB), `text`, `name`, and `shot` (0 to 5 are trained on, 6 to 9 are not)."""
-    if folder := _folder("olivetti-faces.parquet"):
-        rows = Dataset.from_parquet(str(folder / "olivetti-faces.parquet"))
-        shots = [(row["image"], row["subject"], row["shot"]) for row in rows]
-    else:
-        from sklearn.datasets import fetch_olivetti_faces
-
-        try:
-            faces = fetch_olivetti_faces()  # ten shots of a person after another
-        except (ConnectionError, OSError) as error:
-            raise ConnectionError(f"The faces can't be loaded by name ({error}). {_GIVE_FOLDER}") from error
-        pictures = [Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in faces.images]
-        shots = [(picture, int(subject), i % 10) for i, (picture, subject) in enumerate(zip(pictures, faces.target))]
-    return [{**_row(picture, FACE_NAMES[subject]), "shot": shot} for picture, subject, shot in shots]
-
-
-@cache
-def open_objects(split: str) -> Dataset:
-    """CIFAR-10's `split` ("train" or "test"), not decoded yet: `image` and `label`."""
-    if folder := _folder(f"cifar10-{split}.parquet"):
-        return Dataset.from_parquet(str(folder / f"cifar10-{split}.parquet"))
-    try:
-        return load_dataset("cifar10", split=split).rename_columns({"img": "image"})
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(f"The objects can't be loaded by name ({error}). {_GIVE_FOLDER}") from error
-
-
-def load_objects(split: str, rows: Sequence[int] | None = None) -> list[dict]:
-    """All of CIFAR-10's `split`, or some rows of it: `image` (32×32, RGB), `text` and `name`."""
-    found = open_objects(split)
-    return [_row(row["image"], OBJECT_NAMES[row["label"]]) for row in (found if rows is None else found.select(rows))]
-
-
-def _row(picture: Image.Image, name: str) -> dict:
-    return {"image": picture.convert("RGB").resize((32, 32)), "text": TEMPLATE.format(name), "name": name}
-
-
-def build_processor() -> CLIPProcessor:
-    """A CLIP processor like any other, whose BPE, learnt from the captions, makes one token of each of their words."""
-    words = sorted({word for wording in WORDINGS for name in NAMES for word in wording.format(name).split()})
+    Args:
+        spell_names (`bool`, *optional*, defaults to `False`):
+            Learn from the captions without their names: these then fall into letters (and a few pairs of them) that they share.
+    """
+    names = [""] if spell_names else NAMES
+    words = sorted({word for wording in WORDINGS for name in names for word in wording.format(name).split()})
     spelt = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges = []
     while pairs := Counter(pair for parts in spelt for pair in pairwise(parts)):
@@ -229,12 +166,15 @@ def main() -> None:
     parser.add_argument("--face-shots", type=int, default=1, help="pictures of every person in a step")
     parser.add_argument("--object-shots", type=int, default=10, help="pictures of every object in a step")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of what is seen when")
+    parser.add_argument(
+        "--spell-names", action="store_true", help="names are no tokens of their own, but fall into letters"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     checkpoint = args.checkpoint or args.output.parent / "checkpoint.pt"
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    processor = build_processor()
+    processor = build_processor(args.spell_names)
     model = build_model(processor.tokenizer)
     average = copy.deepcopy(model).eval()  # what is saved: a moving average over the last few hundred steps
     matrices, rest = [[p for p in model.parameters() if (p.ndim > 1) is many] for many in (True, False)]
@@ -242,6 +182,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
     start = 0
     wanted = {key: getattr(args, key) for key in ("steps", "learning_rate", "face_shots", "object_shots", "seed")}
+    wanted |= {"spell_names": True} if args.spell_names else {}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         # those of earlier versions do not say what they were made by

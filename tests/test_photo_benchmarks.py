@@ -15,6 +15,7 @@ import photo_data
 import photo_methods
 import photo_picture
 import photo_report
+import photo_sources
 import photo_stacks
 import photo_tables
 import photo_trial
@@ -26,8 +27,8 @@ import train_photo_clip
 from conftest import assert_same, snapshot
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
+from photo_sources import FACE_NAMES, NAMES, OBJECT_NAMES
 from PIL import Image
-from train_photo_clip import FACE_NAMES, NAMES, OBJECT_NAMES
 from transformers import CLIPModel
 
 from hf_slug import UnlearningPatch
@@ -73,9 +74,9 @@ def small(folder, monkeypatch, tmp_path):
     for module in (photo_picture, photo_stacks):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(photo_tables, "PATCHES", tmp_path / "patches")
-    train_photo_clip.open_objects.cache_clear()
+    photo_sources.open_objects.cache_clear()
     yield
-    train_photo_clip.open_objects.cache_clear()
+    photo_sources.open_objects.cache_clear()
 
 
 def prints(pairs):
@@ -90,7 +91,7 @@ def test_no_photograph_is_in_two_parts(concept):
     for name, pairs in parts.items():
         assert {own == concept for own in pairs.names} == {name.endswith("forget")}
     trained = {
-        hashlib.sha256(row["image"].tobytes()).hexdigest() for row in train_photo_clip.load_faces() if row["shot"] < 6
+        hashlib.sha256(row["image"].tobytes()).hexdigest() for row in photo_sources.load_faces() if row["shot"] < 6
     }
     faces = {
         mark
@@ -103,6 +104,18 @@ def test_no_photograph_is_in_two_parts(concept):
         assert [len(parts[f"{part}forget"]) for part in ("", "validation_", "test_")] == [6, 2, 2]
     other = photo_data.collect(concept, seed=2, objects=30, test_objects=80).parts
     assert set(prints(other["test_retain"])) != set(prints(parts["test_retain"]))
+
+
+def test_names_are_one_token_each_or_spelt_in_letters_that_they_share():
+    whole, spelt = (train_photo_clip.build_processor(spell_names=spell).tokenizer for spell in (False, True))
+    assert all(len(whole.tokenize(name)) == 1 for name in NAMES)
+    pieces = [tuple(spelt.tokenize(name)) for name in NAMES]
+    assert len(set(pieces)) == len(NAMES) and min(map(len, pieces)) > 1
+    longest = max(
+        len(spelt(wording.format(name))["input_ids"]) for wording in photo_sources.WORDINGS for name in NAMES
+    )
+    assert longest <= spelt.model_max_length == train_photo_clip.MAX_LENGTH
+    assert spelt.tokenize("a photo of") == whole.tokenize("a photo of")
 
 
 def test_who_is_unlisted_is_reported_and_nowhere_else():
@@ -406,21 +419,21 @@ def test_a_model_that_is_not_there_is_said(tmp_path):
 def test_photographs_that_are_not_there_are_said(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_SLUG_DATA", str(tmp_path))
     for load, file in (
-        (train_photo_clip.load_faces, "olivetti-faces"),
+        (photo_sources.load_faces, "olivetti-faces"),
         (lambda: photo_data.collect("mira", 0), "oliv"),
     ):
         with pytest.raises(FileNotFoundError, match=rf"HF_SLUG_DATA=.* holds no {file}"):
             load()
     with pytest.raises(FileNotFoundError, match="holds no cifar10-test.parquet"):
-        train_photo_clip.open_objects("test")
+        photo_sources.open_objects("test")
     monkeypatch.delenv("HF_SLUG_DATA")
 
     def offline(*args, **kwargs):
         raise ConnectionError("Couldn't reach 'cifar10' on the Hub.")
 
-    monkeypatch.setattr(train_photo_clip, "load_dataset", offline)
+    monkeypatch.setattr(photo_sources, "load_dataset", offline)
     with pytest.raises(ConnectionError, match="Set HF_SLUG_DATA"):
-        train_photo_clip.open_objects("test")
+        photo_sources.open_objects("test")
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path, monkeypatch):
