@@ -215,6 +215,11 @@ def _finish(args: argparse.Namespace, batch: list[Wanted], failed: dict[str, str
         print(format_table(["concept", "layer", "", "FA@1", "TA", "patch"], lines, left=3))
         for concept, why in failed.items():
             print(f"{concept}: {why}")
+        if args.in_turn and len(reports) > 1:
+            print(
+                "A later patch may bring back what an earlier one took. `hf-slug compose` with --model, --forget of each and --retain says what "
+                "they do together."
+            )
     if failed:
         return 2
     return 0 if all(report["succeeded"] for report in reports.values()) else 1

@@ -314,6 +314,7 @@ def test_concepts_in_turn(command, folders, tmp_path, capsys):
         file.unlink()
     (tmp_path / "out/two").rmdir()
     assert main([*batch, "--in-turn"]) == 0
+    assert "`hf-slug compose`" in capsys.readouterr().out
     assert (tmp_path / "out/two/adapter_model.safetensors").read_bytes() == made
     # patches made apart are not mixed in
     capsys.readouterr()
