@@ -77,9 +77,8 @@ GROUPS: dict[str, tuple[Variant, ...]] = {
 WHY = {
     "Direction": (
         "Whitened stays the default: the plain gradient pushes wherever the concept's own inputs point, also where what is kept does. Between its "
-        "extremes ε decides little; large values come near the plain gradient. Two variants did not become options. Whitening the outputs, "
-        "too, needs a second moment and another pass, and what it damps, outputs that vary much over what is kept, is not what a step "
-        "disturbs. A step off the retain gradient differs hardly from the whitened one: where what is kept feeds the layer nothing, its "
+        "extremes ε decides little; large values lean towards the plain gradient. Two variants did not become options. Whitening the outputs, "
+        "too, does as well and no better that these runs could show, for a second moment and another pass. A step off the retain gradient differs hardly from the whitened one: where what is kept feeds the layer nothing, its "
         "gradient has nothing either."
     ),
     "Retain pairs that C is taken over": (
@@ -87,7 +86,7 @@ WHY = {
     ),
     "Which layers are searched": (
         "The front by |alignment|, filled up to five layers. Once steps are whitened most layers of the text tower will do, so how they are chosen "
-        "matters less than in the paper; five layers cost little, and with the plain gradient a front of one leaves no choice."
+        "matters less than in the paper; five layers cost little, and a front of one leaves no choice. Choosing by the whitened gradients does as well."
     ),
     "Which of them wins": (
         "Of layers that keep as much, to a point, the one that moves least what kept photographs are taken for (KL). Accuracies that differ by a "
@@ -96,8 +95,8 @@ WHY = {
         "were; below it another patch shifts them. So such changes come last among what keeps as much."
     ),
     "Tower": (
-        "Both compete by default. To forget one person in the vision tower, faces must be told apart there less well, and all suffer; in the text "
-        "tower a single name moves."
+        "Both compete by default. To forget one person in the vision tower, faces must be told apart there less well, and all suffer, objects most; in the "
+        "text tower a single name moves."
     ),
     "Granularity": "Single matrices: whole blocks forget as well, and change (and store) several times as much.",
     "Steps K": "Ten. Bisection ends at a third of the step, so more are hardly ever taken.",
