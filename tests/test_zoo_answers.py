@@ -36,7 +36,7 @@ def row(concept, variant, seed, fa1, ira):
 
 
 def test_digits_and_styles_have_a_table_each(results):
-    host, clip, _ = zoo_answers.VARIANTS
+    host, clip, *_ = zoo_answers.VARIANTS
     rows = [row("two", host, seed, 0.0, ira) for seed, ira in ((0, 0.96), (1, 0.94))]
     rows += [row("two", clip, 0, 0.02, 0.9), row("neon", host, 0, 0.0, 0.97)]
     zoo_answers.write_table("zoo_answers", rows)
@@ -68,7 +68,7 @@ def test_a_run_measures_what_the_patch_does(monkeypatch):
     few.forget = few.forget[:20]
     monkeypatch.setattr(zoo, "unlearn_llava", unlearn_llava)
     monkeypatch.setattr(zoo_answers, "answer_evaluator", lambda *given: few)
-    *_, plain = zoo_answers.VARIANTS
+    plain = list(zoo_answers.VARIANTS)[2]
     found = zoo_answers.run({"concept": "neon", "variant": plain, "seed": 4})
     assert asked == [("neon", 4, few.n_retain, {"objective": "host", "direction": "gradient"})]
     llava, _ = zoo.load_llava()
