@@ -7,11 +7,9 @@ from typing import Any
 
 from photo_data import OBJECTS, PEOPLE, STACKED
 from photo_picture import falls
-from photo_stacks import IN_TURN, SEARCHED, WAYS
-from tables import by_concept, markdown, percent
-from zoo_canvas_report import KINDS, verdict
-
-from hf_slug.zoo.data import kind
+from photo_stacks import IN_TURN, SEARCHED, WAYS, left_and_lost, some
+from tables import by_concept, markdown, percent, say_reached
+from zoo_canvas_report import by_kind, verdict
 
 
 Rows = Sequence[dict[str, Any]]
@@ -22,7 +20,7 @@ NEAR = 0.02  # of a checkpoint and identities that nothing was built on: as good
 
 def line(where: str, goal: str, found: str, reached: bool) -> Line:
     """One goal."""
-    return [where, goal, found, "yes" if reached else "**no**"]
+    return [where, goal, found, say_reached(reached)]
 
 
 def at_most(where: str, goal: str, value: float, limit: float) -> Line:
@@ -52,16 +50,13 @@ def stacks(rows: Rows) -> list[Line]:
     """The largest stacks, each group apart, as they are loaded."""
     lines = []
     count = len(STACKED[0])
+    groups = sorted({row["group"] for row in rows})
     for way in (SEARCHED, IN_TURN):
-        groups: dict[int, list[dict[str, Any]]] = {}
-        for row in rows:
-            if (row["count"], row["weights"]) == (count, way):
-                groups.setdefault(row["group"], []).append(row)
-        worst = [max(fmean(row["fa"][one][1] for row in own) for one in own[0]["fa"]) for own in groups.values()]
-        fell = [fmean(row["people"][0] - row["people"][1] for row in own) for own in groups.values()]
+        found = [left_and_lost(some(rows, group=group, count=count, weights=way)) for group in groups]
+        worst, fell = [max(fa5.values()) for fa5, _ in found], [lost for _, lost in found]
         for goal, values in (("every FA@5", worst), ("fall of the 35 others", fell)):
-            found = f"{sum(value <= 0.05 for value in values)} of {len(values)} groups; worst {percent(max(values))}"
-            lines.append(line(f"{count} at once, {WAYS[way]}", f"{goal} ≤ 5", found, max(values) <= 0.05))
+            said = f"{sum(value <= 0.05 for value in values)} of {len(values)} groups; worst {percent(max(values))}"
+            lines.append(line(f"{count} at once, {WAYS[way]}", f"{goal} ≤ 5", said, max(values) <= 0.05))
     return lines
 
 
@@ -84,11 +79,7 @@ def checkpoint(rows: Rows, other: Rows) -> list[Line]:
 
 def canvas(rows: Rows) -> list[Line]:
     """UnlearnCanvas in small."""
-    lines = []
-    for title, own_kind in KINDS.items():
-        own = [row for row in rows if kind(row["concept"]) == own_kind]
-        lines += verdict(f"canvas, {title.lower()}", own)
-    return lines
+    return [line for title, own in by_kind(rows).items() for line in verdict(f"canvas, {title.lower()}", own)]
 
 
 def goals_table(lines: Sequence[Line]) -> str:

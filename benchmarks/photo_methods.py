@@ -40,12 +40,12 @@ TRAINERS: dict[str, Callable[..., Iterator[int]]] = {
     "GAFT": alternate,
     "SalUn": salun,
 }
+PLAIN = "SLUG, plain gradient"
 SLUG: dict[str, dict[str, Any]] = {
     "SLUG": {},
-    "SLUG, plain gradient": {"direction": "gradient"},
+    PLAIN: {"direction": "gradient"},
     "SLUG, as published": {"direction": "gradient", "front_only": True, "risk": 1.0},
 }
-PLAIN = "SLUG, plain gradient"
 WIDELY = ("SLUG", PLAIN)  # on all people, and stacked: the direction beside the paper's
 METHODS = (*SLUG, *GRIDS)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from grids import ends_chosen
 from photo_choice import RISK
 from photo_data import DEVELOPMENT_SEEDS, EVERYONE
 from photo_methods import GRIDS, METHODS, PATIENCE, WIDELY
@@ -218,15 +219,9 @@ def edges(rows: Rows) -> str:
     found = []
     for method, grid in GRIDS.items():
         own = [row["setting"] for row in rows if row["method"] == method]
-        axes = {key: (min(values), max(values)) for key, values in grid.items() if len(values) > 1}
+        axes = {key: values for key, values in grid.items() if len(values) > 1}
         if "steps" in grid:
-            axes["step"] = (max(grid["steps"]),) * 2
-        ends = [
-            f"{key} {end:g} {count} times"
-            for key, values in axes.items()
-            for end in dict.fromkeys(values)
-            if (count := sum(setting[key] == end for setting in own))
-        ]
-        if ends:
+            axes["step"] = grid["steps"]
+        if ends := ends_chosen(axes, own):
             found.append(f"{method} (of {len(own)} runs): {', '.join(ends)}")
     return f"Chosen at an end of an axis: {'; '.join(found)}." if found else ""

@@ -20,7 +20,7 @@ from photo_data import MODEL, SEEDS, STACKED, TEST_SHOTS, Photographs, Score, co
 from photo_methods import PLAIN, SLUG, search_patch, settings_of
 from photo_sources import FACE_NAMES, NAMES, TEMPLATE
 from photo_tables import patch_folder, save_patch
-from tables import RESULTS, Runs, mark, markdown, mean_shares, percent, percents, write
+from tables import RESULTS, Runs, mark, markdown, mean_shares, percent, percents, say_reached, write
 
 from hf_slug import UnlearningPatch, fit_weights
 from hf_slug.composition import stacked
@@ -57,8 +57,8 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     patches: dict[str, UnlearningPatch] = {}
     for c in gone:
         beside = patches if task["weights"] in (IN_TURN, BOTH) else {}
-        method = PLAIN if task["weights"] == PLAIN else "SLUG"
-        patches[c] = UnlearningPatch.from_pretrained(find_patch({**task, "concept": c, "method": method}, beside))
+        own = {**task, "concept": c, "method": method_of(task["weights"])}
+        patches[c] = UnlearningPatch.from_pretrained(find_patch(own, beside))
     weights = dict.fromkeys(gone, 1.0)
     if task["weights"] in (FITTED, BOTH):
         weights = fit_weights(model, patches, {c: _judge(own, processor) for c, own in photographs.items()}).weights
@@ -101,10 +101,15 @@ def cosines(model: Any, processor: Any, shown: Pairs) -> list[list[float]]:
     return [found[[name == person for name in shown.names]].mean(0).tolist() for person in people]
 
 
+def method_of(way: str) -> str:
+    """What makes the patches that are stacked in a way."""
+    return PLAIN if way == PLAIN else "SLUG"
+
+
 def mark_of_stacks(weights: str, way: str) -> str:
     """A mark of a model's weights, of how its patches are made and stacked: rows of another are not one table's."""
     made = {PLAIN: [], SEARCHED: [FIT], FITTED: [FIT], IN_TURN: [BESIDE], BOTH: [BESIDE, FIT]}[way]
-    return f"{weights}-{mark([settings_of(PLAIN if way == PLAIN else 'SLUG'), *made])}"
+    return f"{weights}-{mark([settings_of(method_of(way)), *made])}"
 
 
 def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:
@@ -127,7 +132,7 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
         [str(count), said, *summarize(own)]
         for count in sorted({row["count"] for row in rows})
         for way, said in WAYS.items()
-        if (own := _some(rows, count=count, weights=way))
+        if (own := some(rows, count=count, weights=way))
     ]
     header = [
         "people forgotten",
@@ -162,8 +167,15 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     write(name, parts, rows=rows)
 
 
-def _some(rows: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+def some(rows: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """The rows in which all of this is so."""
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def left_and_lost(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float], float]:
+    """Of a group by one way: each person's FA@5, and the fall of the others, means over seeds."""
+    fa5 = {concept: fmean(row["fa"][concept][1] for row in rows) for concept in rows[0]["fa"]}
+    return fa5, fmean(row["people"][0] - row["people"][1] for row in rows)
 
 
 def goals_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -171,15 +183,14 @@ def goals_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     groups = sorted({row["group"] for row in rows})
     for group, (way, said) in itertools.product(groups, WAYS.items()):
-        own = _some(rows, group=group, weights=way)
+        own = some(rows, group=group, weights=way)
         if not own:
             continue
-        fa5 = {concept: fmean(row["fa"][concept][1] for row in own) for concept in own[0]["fa"]}
-        fall = fmean(row["people"][0] - row["people"][1] for row in own)
+        fa5, fall = left_and_lost(own)
         worst = max(fa5, key=fa5.__getitem__)
         over = sum(value > 0.05 for value in fa5.values())
         found = f"{percent(fa5[worst])} ({worst})" if fa5[worst] else "0.00"
-        reached = ["yes" if done else "**no**" for done in (not over, fall <= 0.05)]
+        reached = [say_reached(done) for done in (not over, fall <= 0.05)]
         lines.append([", ".join(own[0]["fa"]), said, found, reached[0], percent(fall), reached[1]])
     header = ["group", "patches", "worst person's FA@5", "each ≤ 5 %", "fall of the others", "≤ 5 points"]
     return markdown(header, lines)
@@ -198,7 +209,7 @@ def draw(name: str, rows: Sequence[dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(len(groups), 1 + len(kinds), figsize=size, layout="constrained", squeeze=False)
     for line, group in zip(axes, groups):
         people = STACKED[group][:count]
-        own = {kind: _some(rows, group=group, count=count, weights=kind) for kind in kinds}
+        own = {kind: some(rows, group=group, count=count, weights=kind) for kind in kinds}
         means = {kind: torch.tensor([row["cosines"] for row in some]).mean(0) for kind, some in own.items() if some}
         if not means:
             continue

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from photo_data import DEVELOPMENT, MODEL, PEOPLE, SEEDS, Score, collect, load_model, mark_of
-from photo_methods import METHODS, PLAIN, WIDELY, apply, settings_of
-from photo_picture import TITLES
+from photo_methods import METHODS, PLAIN, WIDELY, apply, current, settings_of
+from photo_picture import TITLES, falls
 from photo_report import left
 from photo_sources import FACE_NAMES
-from tables import Runs, by_concept, markdown, percent, percents, write
+from tables import Runs, markdown, percent, percents, write
 
 
 UNLISTED = DEVELOPMENT[:8]  # nobody reports them
@@ -46,15 +46,6 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     after = measure(outcome.model)
     told = {"n_forget": score.n_forget, "chosen": outcome.chosen, "forgotten_on_validation": outcome.forgotten}
     return {"struck": struck, "after": after, "seconds": outcome.seconds, **told}
-
-
-def current(rows: Sequence[dict[str, Any]], weights: str) -> list[dict[str, Any]]:
-    """Those of a model, by the settings of today."""
-    return [row for row in rows if (row["weights"], row["settings"]) == (weights, settings_of(row["method"]))]
-
-
-def falls(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
-    return by_concept(rows, lambda row: row["struck"][key] - row["after"][key])
 
 
 def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ Writes into README.md what the benchmarks have found, between its marks, from th
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,8 +20,8 @@ from photo_report import LEFT, left
 from photo_stacks import WAYS, summarize
 from photo_stacks import current as current_stacks
 from tables import Runs, markdown, percent, percents
-from zoo_canvas_report import KINDS, complete, of, qualities
 from zoo_canvas_report import METHODS as ERASERS
+from zoo_canvas_report import by_kind, complete, of, qualities
 from zoo_concepts import current as searched_today
 from zoo_concepts import summary
 from zoo_erasers import settings_of
@@ -28,13 +29,12 @@ from zoo_hosts import WAYS as WAYS_OF_HOSTS
 from zoo_hosts import falls_of_answers, stacks_table, with_untouched
 from zoo_hosts import of as of_host
 
-from hf_slug.zoo.data import kind
-
 
 README = Path(__file__).parent.parent / "README.md"
 Rows = list[dict[str, Any]]
 
 
+@cache
 def last(name: str) -> Rows:
     """The rows of a table of photographs: those of the model that was last run."""
     rows = Runs(name, ()).rows
@@ -139,6 +139,7 @@ def fell(*columns: Sequence[float]) -> list[str]:
     return [cell for column in columns for cell in worst(column, max)]
 
 
+@cache
 def canvas_rows() -> Rows:
     return complete([row for row in Runs("zoo_canvas", ()).rows if row["settings"] == settings_of(row["method"])])
 
@@ -147,9 +148,9 @@ def canvas() -> str:
     """SLUG and the erasers of Stable Diffusion: quality, processor seconds and bytes."""
     rows = canvas_rows()
     lines = []
-    for title, own_kind in KINDS.items():
+    for title, of_kind in by_kind(rows).items():
         for method in ERASERS[1:]:
-            own = [row for row in of(rows, method) if kind(row["concept"]) == own_kind]
+            own = of(of_kind, method)
             costs = [fmean(row[key] for row in own) for key in ("seconds", "seconds_all")]
             sizes = [fmean(row[key] for row in own) / 1e3 for key in ("stored_bytes", "changed_bytes")]
             name = "**SLUG**" if method == "SLUG" else method
@@ -159,6 +160,7 @@ def canvas() -> str:
     return markdown(header, lines)
 
 
+@cache
 def stack_rows() -> Rows:
     return current_stacks(Runs("photo_stacks", ()).rows, last("photo_tables")[-1]["weights"])
 

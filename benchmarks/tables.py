@@ -196,6 +196,11 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{round(100 * value, digits) + 0.0:.{digits}f}"
 
 
+def say_reached(done: bool) -> str:
+    """Whether a goal was reached, so that what was not is seen."""
+    return "yes" if done else "**no**"
+
+
 def percents(values: Sequence[float], digits: int = 2) -> str:
     """Mean ± half an interval, in percent."""
     mean, half = interval(values)

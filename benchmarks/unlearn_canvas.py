@@ -218,7 +218,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     budget.add_argument("--search-pictures", type=int, default=defaults.pictures, help="generated ones of the concept")
     budget.add_argument("--search-kept", type=int, default=defaults.kept, help="generated ones of the rest")
     budget.add_argument("--search-steps", type=int, default=defaults.steps, help="denoising steps of these")
-    budget.add_argument("--rank", type=int, default=defaults.rank, help="of a patch; 0: dense (default: 8)")
+    budget.add_argument("--rank", type=int, default=defaults.rank, help="of a patch; 0: dense (default: %(default)s)")
     budget.add_argument(
         "--early-stopping",
         action=argparse.BooleanOptionalAction,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from tables import interval, markdown, mean_shares, percent, write
+from grids import ends_chosen
+from tables import interval, markdown, mean_shares, percent, say_reached, write
 from zoo_erasers import (
     DRAWING_STEPS,
     FORGET_PER_PROMPT,
@@ -40,6 +41,12 @@ def complete(rows: Rows) -> list[dict[str, Any]]:
     """The rows of those concepts and seeds that every method was run on: only these compare methods."""
     done = [{(row["concept"], row["seed"]) for row in of(rows, method)} for method in METHODS]
     return [row for row in rows if all((row["concept"], row["seed"]) in own for own in done)]
+
+
+def by_kind(rows: Rows) -> dict[str, list[dict[str, Any]]]:
+    """The rows of styles and of objects, by their title; without a kind that has none."""
+    kinds = {title: [row for row in rows if kind(row["concept"]) == key] for title, key in KINDS.items()}
+    return {title: own for title, own in kinds.items() if own}
 
 
 def qualities(rows: Rows) -> list[str]:
@@ -105,12 +112,9 @@ def edges(rows: Rows) -> str:
         for part in parts:
             fixed = {key: values[0] for key, values in part.items() if len(values) == 1}
             mine = [row["setting"] for row in own if all(row["setting"][key] == fixed[key] for key in fixed)]
-            for key, values in part.items():
-                if len(values) > 1 and not isinstance(values[0], str):
-                    counts = {end: sum(setting[key] == end for setting in mine) for end in (min(values), max(values))}
-                    variant = f"{fixed['variant']}, " if "variant" in fixed else ""
-                    name = key.replace("_", " ")
-                    ends += [f"{variant}{name} {end:g} {count} times" for end, count in counts.items() if count]
+            axes = {k: values for k, values in part.items() if len(values) > 1 and not isinstance(values[0], str)}
+            variant = f"{fixed['variant']}, " if "variant" in fixed else ""
+            ends += [f"{variant}{end}" for end in ends_chosen(axes, mine)]
         if ends:
             found.append(f"{method} (of {len(own)} runs): {'; '.join(ends)}")
     return f"Chosen at an end of an axis: {'. '.join(found)}." if found else ""
@@ -144,7 +148,7 @@ def verdict(title: str, rows: Rows) -> list[list[str]]:
         lines.append([f"seconds ≤ 1/10 of ESD's, {words}", f"1/{1 / share:.1f}", share <= 0.1])
     share = slug["stored"] / encoder
     lines.append(["bytes ≤ 1/100 of the text encoder", f"1/{1 / share:.0f} of {encoder / 1e6:.2f} MB", share <= 0.01])
-    return [[title, goal, found, "yes" if reached else "**no**"] for goal, found, reached in lines]
+    return [[title, goal, found, say_reached(reached)] for goal, found, reached in lines]
 
 
 def beaten(rows: Rows) -> str:
@@ -200,15 +204,14 @@ def write_table(name: str, rows: Rows, per_prompt: int, quick: bool) -> None:
             f"zoo's are, where those published had 50: it would take longer with these."
         )
     compared = complete(rows)
-    by_kind = {title: [row for row in compared if kind(row["concept"]) == key] for title, key in KINDS.items()}
-    by_kind = {title: own for title, own in by_kind.items() if own}
-    for title, own in by_kind.items():
+    kinds = by_kind(compared)
+    for title, own in kinds.items():
         parts += [f"## {title}", methods_table(own), beaten(own)]
     if not quick:
         parts.append(edges(compared))
     if left := len(rows) - len(compared):
         parts.append(f"{left} runs of concepts and seeds that not every method was run on yet are below alone.")
-    lines = [line for title, own in by_kind.items() for line in verdict(title.lower(), own)]
+    lines = [line for title, own in kinds.items() for line in verdict(title.lower(), own)]
     if lines and not quick:  # in a quick run ESD is a tenth of itself, and nothing is tuned
         parts += ["## What SLUG is to reach", markdown(["", "goal", "found", "reached"], lines)]
     parts += ["## Every concept", concepts_table(rows)]

@@ -92,9 +92,10 @@ def by_direction(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
     """Means and worst cases over all runs, a column each direction."""
-    columns = [describe(own) for own in by_direction(rows).values()]
-    lines = [[title, *(column[title] for column in columns)] for title in columns[0]]
-    return markdown(["over all runs", *(DIRECTIONS[d] for d in by_direction(rows))], lines)
+    columns = {DIRECTIONS[direction]: describe(own) for direction, own in by_direction(rows).items()}
+    titles = next(iter(columns.values()))
+    lines = [[title, *(column[title] for column in columns.values())] for title in titles]
+    return markdown(["over all runs", *columns], lines)
 
 
 def describe(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
