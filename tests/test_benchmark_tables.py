@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """What the benchmarks share: runs that are never repeated, intervals, what a run costs."""
 
+import gc
 import json
 import os
 import time
@@ -76,6 +77,7 @@ def test_numbers_in_words():
 
 
 def test_cost_is_that_of_what_runs_inside():
+    gc.collect()  # or what earlier tests left is freed inside, and taken off
     with tables.measured() as cost:
         held = torch.ones(30_000_000)  # 120 MB
         started = time.perf_counter()
@@ -83,9 +85,9 @@ def test_cost_is_that_of_what_runs_inside():
             pass
     assert cost.seconds >= 0.1 and 100e6 < cost.peak_bytes < 250e6
     del held
-    with pytest.raises(ZeroDivisionError), tables.measured() as cost:
+    with pytest.raises(ZeroDivisionError), tables.measured() as failed:
         1 / 0  # noqa: B018
-    assert cost.seconds < 0.1
+    assert 0 < failed.seconds < cost.seconds
 
 
 def test_a_table_says_how_it_was_made(results, monkeypatch):
