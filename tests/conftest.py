@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 import json
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is import
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # the suite runs one process a core; those that tests start know it from here
 
+import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -110,3 +113,19 @@ def patch(tmp_path):
     config = tuner_helpers.config(tuner_helpers.TEXT_FC1, "text_projection")
     get_peft_model(tuner_helpers.make_clip(), config).save_pretrained(tmp_path)
     return tmp_path, load_file(tmp_path / "adapter_model.safetensors")
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """Refuses every connection, and a copy of a local source in the cache."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was called")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for config in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)  # or a call might not get as far as the socket
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    yield
+    assert not list((tmp_path / "cache").rglob("*.arrow")), "a local source was copied to the cache"
