@@ -13,7 +13,8 @@ from test_cli import write_folder
 from hf_slug import UnlearningPatch, zoo
 from hf_slug.cli import build_parser, main
 from hf_slug.evaluation import ClassifierJudge, GenerationEvaluator, VqaEvaluator, ZeroShotJudge
-from hf_slug.request import _spread, load_request
+from hf_slug.host_evaluation import spread
+from hf_slug.request import load_request
 from hf_slug.zoo import concept_pairs
 from hf_slug.zoo.data import DIGITS
 
@@ -127,10 +128,10 @@ def test_how_pictures_are_drawn_is_refused_where_none_are(arguments, flag, rest)
 
 def test_of_many_captions_some_of_every_name_are_drawn():
     shown = {f"a {name} {i}": name for name, count in (("two", 90), ("one", 7), ("nine", 2)) for i in range(count)}
-    taken = [name for (name,) in _spread(shown).values()]
+    taken = [name for (name,) in spread(shown).values()]
     assert [taken.count(name) for name in ("two", "one", "nine")] == [41, 7, 2]
     few = {"a two": "two", "a one": "one"}
-    assert _spread(few) == {"a two": ("two",), "a one": ("one",)} and _spread({}) == {}
+    assert spread(few) == {"a two": ("two",), "a one": ("one",)} and spread({}) == {}
 
 
 def test_a_judge_may_be_given(arguments):
