@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
-"""UnlearnCanvas on a miniature in the official layout: digits as objects, drawings as files, the zoo's judge as both classifiers."""
+"""A run of UnlearnCanvas on a miniature: what is asked, drawn, measured and told."""
 
 import json
 import sys
@@ -10,262 +10,21 @@ import pytest
 import torch
 import unlearn_canvas
 from canvas import forgetting, pictures
-from canvas.classifiers import FILES, VitJudge, load_judge
-from canvas.dataset import Dataset
+from canvas.classifiers import load_judge
 from canvas.forgetting import Budget, make_evaluator, searched_seeds
 from canvas.metrics import Answer, frechet_distance, score
-from canvas.protocol import GUIDANCE, OBJECTS, PHOTO, SEEDS, STEPS, STYLES, Canvas
+from canvas.protocol import PHOTO, Canvas
 from canvas.report import tell
+from canvas_miniature import MINIATURE, OBJECT_NAMES, STYLE_NAMES, draw_miniature, options
 from PIL import Image
 
 from hf_slug import UnlearningPatch, zoo
 from hf_slug.errors import UnreadableSourceError, UnsupportedModelError
-from hf_slug.zoo.data import load_pairs
-
-
-STYLE_NAMES, OBJECT_NAMES = ("neon", "chalk"), ("two", "five", "seven")
-MINIATURE = Canvas(STYLE_NAMES, OBJECT_NAMES, "a {object} in {style} style")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three drawings of each cell, `<style>/<object>/<n>.jpg`."""
-    folder = tmp_path_factory.mktemp("canvas")
-    for row in load_pairs("train", limit_per_digit=3):
-        if row["style"] in STYLE_NAMES and row["digit"] in OBJECT_NAMES:
-            cell = folder / row["style"] / row["digit"]
-            cell.mkdir(parents=True, exist_ok=True)
-            row["image"].save(cell / f"{len(list(cell.iterdir())) + 1}.jpg")
-    return folder
-
-
-def options(folder, output, **changed):
-    given = {
-        "model": zoo.STABLE_DIFFUSION_FOLDER,
-        "data": folder,
-        "classifiers": zoo.JUDGE_FOLDER,
-        "output": output,
-        "styles": STYLE_NAMES,
-        "objects": OBJECT_NAMES,
-        "prompt": MINIATURE.prompt,
-        "concepts": ["neon"],
-        "seeds": [188, 288],
-        "steps": 8,
-        "guidance": 3.0,
-        "device": "cpu",
-        "batch_size": 4,
-        "search_pictures": 6,
-        "search_kept": 3,
-        "search_steps": 6,
-        "rank": 4,
-        **changed,
-    }
-    flat = []
-    for name, value in given.items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        flat += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return flat
-
-
-def touch_official(folder):
-    """The official layout with one small picture a cell."""
-    picture = Image.new("RGB", (8, 8), "red")
-    for style in STYLES:
-        for thing in OBJECTS:
-            (folder / style / thing).mkdir(parents=True)
-            picture.save(folder / style / thing / "1.jpg")
-    return folder
-
-
-# the protocol
-
-
-def test_the_official_grid_is_the_published_one():
-    canvas = Canvas()
-    assert (len(STYLES), len(OBJECTS), PHOTO in STYLES) == (51, 20, True)
-    assert list(STYLES) == sorted(STYLES) and list(OBJECTS) == sorted(OBJECTS)  # the order of the heads
-    assert len(canvas.cells) * len(SEEDS) == 5100
-    assert len(canvas.concepts) == 70 and PHOTO not in canvas.concepts
-    assert canvas.say(("Van_Gogh", "Dogs")) == "A Dogs image in Van Gogh style."
-    assert canvas.say((PHOTO, "Dogs")) == "A Dogs image in Seed Images style."
-    assert canvas.caption((PHOTO, "Dogs")) == "A Dogs image in photo style"
-    assert canvas.caption(("Van_Gogh", "Architectures")) == "An Architectures image in Van Gogh style"
-    assert canvas.say(("Van_Gogh", "Architectures")) == "A Architectures image in Van Gogh style."
-    args = unlearn_canvas.parse(["--model", "m", "--data", "d", "--classifiers", "c", "--output", "o"])
-    assert (tuple(args.seeds), args.steps, args.guidance) == ((188, 288, 588, 688, 888), 100, 9.0)
-    assert (tuple(args.seeds), args.steps, args.guidance) == (SEEDS, STEPS, GUIDANCE)
-    assert Canvas(args.styles, args.objects, args.prompt) == canvas
-    assert not searched_seeds(canvas, Budget()) & set(SEEDS)
-
-
-@pytest.mark.parametrize(
-    "broken, message",
-    [
-        ({"styles": ("neon", "chalk", "neon")}, "neon more than once"),
-        ({"objects": ("two",)}, "2 styles and 1 objects"),
-        ({"styles": ("neon", PHOTO)}, "1 styles"),
-        ({"prompt": "a {object}"}, "once each, found 'a {object}'"),
-        ({"prompt": "{object} {object} {style}"}, "once each"),
-    ],
-)
-def test_a_canvas_that_is_none_is_refused(broken, message):
-    with pytest.raises(ValueError, match=message):
-        Canvas(**{"styles": STYLE_NAMES, "objects": OBJECT_NAMES, **broken})
-
-
-@pytest.mark.parametrize("concept", ["Van_Gogh", "Dogs"])
-def test_any_first_few_cells_are_of_all_styles_and_objects_alike(concept):
-    canvas = Canvas()
-    for shown in (True, False):
-        cells = canvas.spread(concept, shown)
-        assert set(cells) == {cell for cell in canvas.cells if (concept in cell) == shown}
-        assert len(set(cells)) == len(cells)
-    first = canvas.spread(concept, False)[:300]
-    for kind, names in enumerate((STYLES, OBJECTS)):
-        counts = [sum(cell[kind] == name for cell in first) for name in names if name != concept]
-        assert max(counts) - min(counts) <= 2
-
-
-# the data set
-
-
-def test_pairs_are_bounded_and_captioned(data):
-    dataset = Dataset(data, MINIATURE)
-    forget, retain = dataset.pairs("neon", True, 5), dataset.pairs("neon", False, 100)
-    assert len(forget) == 5 and len(retain) == 9
-    assert set(forget.texts) == {f"a {name} in neon style" for name in OBJECT_NAMES}
-    assert set(retain.texts) == {f"a {name} in chalk style" for name in OBJECT_NAMES}
-    assert set(forget.names) == {"neon"} and set(retain.names) == {"chalk"}
-    assert set(dataset.pairs("seven", False, 100).names) == {"two", "five"}
-    assert len(dataset.reference("neon", 2)) == 6 and all("neon" not in str(f) for f in dataset.reference("neon"))
-
-
-def test_the_official_layout_is_read(tmp_path):
-    dataset = Dataset(touch_official(tmp_path / "data"), Canvas())
-    forget = dataset.pairs("Van_Gogh", True, 60)
-    assert len(forget) == 20 and set(forget.names) == {"Van Gogh"}  # the name that prompts say
-    retain = dataset.pairs("Van_Gogh", False, 300)
-    assert len(retain) == 300 and len(set(retain.names)) == 50
-    assert sum("photo style" in text for text in retain.texts) == 6 == retain.names.count("Seed Images")
-
-
-def rename(before, after):
-    return lambda folder: (folder / before).rename(folder / after)
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda folder: folder.rename(folder.with_name("elsewhere")), "There is no folder"),
-        (
-            rename("Van_Gogh", "van gogh"),
-            "no folder Van_Gogh. Expected <style>/<object>/<n>.jpg, found Abstractionism",
-        ),
-        (rename("Seed_Images", "Seed_Image"), "Rename Seed_Image to Seed_Images"),
-        (rename("Monet/Sea", "Monet/sea"), "1 of 1020 folders .* hold no pictures .*: Monet/Sea"),
-        (rename("Monet/Sea/1.jpg", "Monet/Sea/1.png"), "Monet/Sea"),
-    ],
-)
-def test_another_layout_is_told_apart(tmp_path, damage, message):
-    folder = touch_official(tmp_path / "data")
-    damage(folder)
-    with pytest.raises(UnreadableSourceError, match=message):
-        Dataset(folder, Canvas())
-
-
-def test_parquet_files_and_a_folder_too_high_are_told_apart(data, tmp_path):
-    with pytest.raises(UnreadableSourceError, match=f"one level deeper: give --data {data}"):
-        Dataset(data.parent, MINIATURE)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000.parquet").write_bytes(b"")
-    with pytest.raises(UnreadableSourceError, match="parquet files, which have lost the folders"):
-        Dataset(tmp_path, MINIATURE)
-
-
-# the classifiers
-
-
-def fake_timm(monkeypatch):
-    """Instead of 300 million parameters, the mean of each quarter of the pixels' red and a head."""
-
-    class Tiny(torch.nn.Module):
-        def __init__(self, names):
-            super().__init__()
-            self.head = torch.nn.Linear(4, names)
-
-        def forward(self, pixels):
-            assert pixels.shape[1:] == (3, 224, 224) and pixels.abs().max() <= 1
-            return self.head(torch.nn.functional.adaptive_avg_pool2d(pixels[:, 0], 2).flatten(1))
-
-    timm = ModuleType("timm")
-    asked = []
-    timm.create_model = lambda name, pretrained, num_classes: asked.append((name, pretrained)) or Tiny(num_classes)
-    monkeypatch.setitem(sys.modules, "timm", timm)
-    return asked
-
-
-def save_classifiers(folder, styles=2, objects=3):
-    for file, n in zip(FILES.values(), (styles, objects)):
-        weight = torch.eye(4)[:n].clone() if n <= 4 else torch.zeros(n, 4)
-        torch.save(
-            {"model_state_dict": {"head.weight": weight, "head.bias": torch.zeros(n)}, "epoch": 3}, folder / file
-        )
-
-
-def test_the_authors_checkpoints_are_read(monkeypatch, tmp_path):
-    asked = fake_timm(monkeypatch)
-    save_classifiers(tmp_path)
-    judge = load_judge(tmp_path, MINIATURE, "cpu")
-    assert asked == [("vit_large_patch16_224.augreg_in21k", False)] * 2
-    images = []
-    for quarter in range(3):  # red is brightest where the head of that number looks
-        pixels = np.zeros((64, 64, 3), np.uint8)
-        y, x = 32 * (quarter // 2), 32 * (quarter % 2)
-        pixels[y : y + 32, x : x + 32, 0] = 255
-        images.append(Image.fromarray(pixels))
-    seen = judge(images)
-    assert [names[1] for names in seen] == list(OBJECT_NAMES)
-    assert [names[0] for names in seen[:2]] == list(STYLE_NAMES)
-    assert judge([]) == []
-
-
-def test_classifiers_that_are_none_are_refused(monkeypatch, tmp_path):
-    with pytest.raises(UnsupportedModelError, match="no style50.pth and no style50_cls.pth; found nothing"):
-        load_judge(tmp_path / "nowhere", MINIATURE, "cpu")
-    monkeypatch.setitem(sys.modules, "timm", None)
-    save_classifiers(tmp_path)
-    with pytest.raises(ImportError, match="pip install timm torchvision.*belongs to the torch"):
-        load_judge(tmp_path, MINIATURE, "cpu")
-    fake_timm(monkeypatch)
-    with pytest.raises(UnsupportedModelError, match="tells 2 names apart, and there are 51"):
-        load_judge(tmp_path, Canvas(), "cpu")
-    (tmp_path / FILES["style"]).write_bytes(b"<html>Too many downloads</html>")
-    with pytest.raises(UnsupportedModelError, match="Download it again"):
-        load_judge(tmp_path, MINIATURE, "cpu")
-    torch.save({"state_dict": {}}, tmp_path / FILES["style"])
-    with pytest.raises(UnsupportedModelError, match="expected {'model_state_dict': tensors}"):
-        load_judge(tmp_path, MINIATURE, "cpu")
-    torch.save({"model_state_dict": {"head.weight": torch.zeros(2, 7)}}, tmp_path / FILES["style"])
-    with pytest.raises(UnsupportedModelError, match="is not a vit_large"):
-        load_judge(tmp_path, MINIATURE, "cpu")
-    with pytest.raises(UnsupportedModelError, match="no label 'Abstractionism'"):
-        load_judge(zoo.JUDGE_FOLDER, Canvas(), "cpu")
-
-
-def test_a_checkpoint_never_runs_code(monkeypatch, tmp_path):
-    fake_timm(monkeypatch)
-
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "owned"), "w"))
-
-    torch.save({"model_state_dict": {"head.weight": torch.zeros(2, 4)}, "more": Evil()}, tmp_path / "style50.pth")
-    with pytest.raises(UnsupportedModelError, match="UnpicklingError"):
-        VitJudge(tmp_path / "style50.pth", STYLE_NAMES, "cpu")
-    assert not (tmp_path / "owned").exists()
-
-
-# the metrics
+    return draw_miniature(tmp_path_factory.mktemp("canvas"))
 
 
 def random_answers(canvas, seeds=range(15)):
@@ -328,9 +87,6 @@ def test_fid_is_measured_where_torchmetrics_is(monkeypatch, tmp_path):
         files.append(tmp_path / f"{value}.png")
         Image.new("RGB", (4, 4), (value,) * 3).save(files[-1])
     assert frechet_distance(files[:2], files[2:], "cpu", batch_size=1) == pytest.approx(90)
-
-
-# the run
 
 
 def test_the_search_looks_at_other_seeds_and_no_photographs():
