@@ -129,3 +129,31 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     yield
     assert not list((tmp_path / "cache").rglob("*.arrow")), "a local source was copied to the cache"
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """A folder of drawn photographs, and the random CLIP that knows their names in `model`."""
+    from photo_miniature import draw_photographs
+
+    return draw_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture
+def photographs(photo_folder, monkeypatch, tmp_path):
+    """Benchmarks find these photographs and write into a folder of the test."""
+    import photo_data
+    import photo_picture
+    import photo_sources
+    import photo_stacks
+    import photo_tables
+    import tables
+
+    monkeypatch.setenv("HF_SLUG_DATA", str(photo_folder))
+    monkeypatch.setattr(photo_data, "VALIDATION_OBJECTS", 40)
+    for module in (tables, photo_picture, photo_stacks):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(photo_tables, "PATCHES", tmp_path / "patches")
+    photo_sources.open_objects.cache_clear()
+    yield
+    photo_sources.open_objects.cache_clear()
