@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+import zoo_seconds
 from photo_data import OBJECTS, PEOPLE, STACKED
+from photo_methods import GRIDS
 from photo_picture import falls
+from photo_report import differences, same_runs
 from photo_stacks import IN_TURN, SEARCHED, WAYS, left_and_lost, some
 from tables import by_concept, markdown, percent, say_reached
 from zoo_canvas_report import by_kind, verdict
@@ -43,6 +46,20 @@ def tables(rows: Rows) -> list[Line]:
         lines.append(at_most(where[0], f"mean {KEPT[key]}", fmean(falls(people, key)), limit))
     lines.append(at_most(where[1], "each one's FA@1", max(left(objects, "fa1")), 0.01))
     lines.append(at_most(where[1], "mean fall of the other nine", fmean(falls(objects, "objects")), 0.015))
+    sure = [row["forgotten_on_validation"] for row in people]
+    lines.append(
+        line(
+            where[0], "FA@1 and FA@5 = 0 on the photographs that chose", f"{sum(sure)} of {len(sure)} runs", all(sure)
+        )
+    )
+    for place, concepts in zip(where, (PEOPLE, OBJECTS), strict=True):
+        own = [row for row in rows if row["concept"] in concepts]
+        both = {method: runs for method in GRIDS if (runs := same_runs(own, method))[1]}
+        not_worse = [method for method, runs in both.items() if not differences(*runs)["worse"]]
+        found = f"all of {len(both)}" if not not_worse else f"not {', '.join(not_worse)}: `photo_tables.md` says how"
+        lines.append(
+            line(place, "each baseline worse than SLUG in one of these (95 % interval)", found, not not_worse)
+        )
     return lines
 
 
@@ -63,7 +80,7 @@ def stacks(rows: Rows) -> list[Line]:
 def checkpoint(rows: Rows, other: Rows) -> list[Line]:
     """Another checkpoint beside the tables: no measure worse by more than two points."""
     lines = []
-    slug = [row for row in rows if row["method"] == "SLUG"]
+    slug, other = ([row for row in own if row["method"] == "SLUG"] for own in (rows, other))
     for title, here, there in (
         ("people", [r for r in slug if r["concept"] in PEOPLE], [r for r in other if r["concept"] not in OBJECTS]),
         ("objects", [r for r in slug if r["concept"] in OBJECTS], [r for r in other if r["concept"] in OBJECTS]),
@@ -77,9 +94,14 @@ def checkpoint(rows: Rows, other: Rows) -> list[Line]:
     return lines
 
 
-def canvas(rows: Rows) -> list[Line]:
-    """UnlearnCanvas in small."""
-    return [line for title, own in by_kind(rows).items() for line in verdict(f"canvas, {title.lower()}", own)]
+def canvas(rows: Rows, timed: Rows) -> list[Line]:
+    """UnlearnCanvas in small, and its seconds where all methods were timed in turn."""
+    lines = []
+    seconds = by_kind(timed)
+    for title, own in by_kind(rows).items():
+        where = f"canvas, {title.lower()}"
+        lines += verdict(where, own) + (zoo_seconds.verdict(where, seconds[title]) if title in seconds else [])
+    return lines
 
 
 def goals_table(lines: Sequence[Line]) -> str:

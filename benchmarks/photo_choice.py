@@ -5,7 +5,7 @@ times its weight one layer changes, which means nothing where a method changes t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +48,24 @@ class Look:
         return self.left == 0
 
     @property
-    def rank(self) -> tuple[float, ...]:
+    def sure(self) -> bool:
+        return self.forgets and self.risk <= RISK
+
+    def rank(self, by_risk: bool = True) -> tuple[float, ...]:
         """
         The greatest is the best: those that forget come before those that don't; among them those of a low risk, then those that keep
         more, in whole points, then what has moved least. Of those that don't forget the lowest FA@5 to a twentieth comes first.
         """
-        sure = self.forgets and self.risk <= RISK
-        return (self.forgets, sure, -round(20 * self.left) / 20, round(self.kept, 2), -self.moved)
+        return (*self.first(by_risk), round(self.kept, 2), -self.moved)
+
+    def first(self, by_risk: bool = True) -> tuple[float, ...]:
+        """What comes before anything that is kept."""
+        return (self.forgets, self.sure if by_risk else self.forgets, -round(20 * self.left) / 20)
+
+    def describe(self) -> dict[str, float]:
+        """What was measured, in four digits."""
+        kept = {"kept": round(self.kept, 4), "moved": round(self.moved, 4)} if self.moved < math.inf else {}
+        return {"left": round(self.left, 4), "risk": round(self.risk, 4), **kept}
 
     @property
     def safe(self) -> bool:
@@ -62,11 +73,21 @@ class Look:
 
 
 class Choice:
-    """Of what is offered the best, and the best of those that are far safer, each with what it was a look at."""
+    """
+    Of what is offered the best, and the best of those that are far safer, each with what it was a look at.
 
-    def __init__(self) -> None:
+    Args:
+        by_risk (`bool`, *optional*, defaults to `True`): Whether the risk counts, or the photographs at hand alone.
+    """
+
+    def __init__(self, by_risk: bool = True) -> None:
+        self.by_risk = by_risk
         self.best: tuple[Look, Any] | None = None
         self.safest: tuple[Look, Any] | None = None
+
+    def is_beyond(self, look: Look) -> bool:
+        """Whether something better has been found already, whatever this keeps."""
+        return self.best is not None and look.first(self.by_risk) < self.best[0].first(self.by_risk)
 
     def wants(self, look: Look) -> bool:
         """Whether it is better than what there is."""
@@ -82,13 +103,17 @@ class Choice:
     def made(self) -> tuple[Look, Any]:
         """The best, or one at a tenth of the allowed risk if that keeps as much to half a point."""
         assert self.best is not None
-        if self.safest is None or self.best[0].safe or self.safest[0].kept < self.best[0].kept - HARDLY:
+        if (
+            not self.by_risk
+            or self.safest is None
+            or self.best[0].safe
+            or self.safest[0].kept < self.best[0].kept - HARDLY
+        ):
             return self.best
         return self.safest
 
-    @staticmethod
-    def _beats(look: Look, other: tuple[Look, Any] | None) -> bool:
-        return other is None or look.rank > other[0].rank
+    def _beats(self, look: Look, other: tuple[Look, Any] | None) -> bool:
+        return other is None or look.rank(self.by_risk) > other[0].rank(self.by_risk)
 
 
 class Validation:
@@ -110,14 +135,14 @@ class Validation:
                 part = embed_images(model, self.processor, retain[start : start + _BATCH], _BATCH)
             yield part.float()
 
-    def __call__(self, model: CLIPModel, choice: Choice | None = None) -> Look:
+    def __call__(self, model: CLIPModel, choices: Sequence[Choice] = ()) -> Look:
         """Looks at a model; what is kept is measured only where nothing before it decides beside what has been chosen so far."""
         evaluator = self.evaluator
         classes = evaluator.embed_names(model)
         images = evaluator.embed_concept(model)
         left = evaluator.forgotten(images[: evaluator.n_forget], classes)["fa5"]
         look = Look(left, estimate_risk(evaluator.margins(images, classes)))
-        if choice is not None and choice.best is not None and look.rank[:3] < choice.best[0].rank[:3]:
+        if choices and all(choice.is_beyond(look) for choice in choices):
             return look
         kept = torch.cat(list(self._embed(model))), classes
         moved = evaluator.divergence(self.untouched, kept, self.scale)

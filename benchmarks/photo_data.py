@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Who is forgotten of the photographs' CLIP, by which photographs, and how what is left is scored."""
 
+import math
 import random
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
@@ -154,7 +155,7 @@ class Score:
         struck: tuple[str, ...] = (),
     ) -> dict[str, float]:
         """
-        Returns `fa1`, `fa5`, `fa5_reworded`, `people`, `objects` and `near`, in [0, 1].
+        Returns `fa1`, `fa5`, `fa5_reworded`, `people`, `objects` and `near`, in [0, 1]; NaN of what no name is left of.
 
         Args:
             model (`CLIPModel`): The model.
@@ -171,7 +172,8 @@ class Score:
         by_name = {name: accuracy for name, accuracy in by_name.items() if name not in left_out}
 
         def mean(names: Iterable[int]) -> float:
-            return fmean(by_name[name] for name in names if name in by_name)
+            known = [by_name[name] for name in names if name in by_name]
+            return fmean(known) if known else math.nan
 
         people = range(len(FACE_NAMES))
         reworded = [each.forgotten(own, each.embed_names(model))["fa5"] for each in self.reworded]

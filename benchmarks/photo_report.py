@@ -9,8 +9,8 @@ from typing import Any
 
 from grids import ends_chosen
 from photo_choice import RISK
-from photo_data import DEVELOPMENT_SEEDS, EVERYONE
-from photo_methods import GRIDS, METHODS, PATIENCE, WIDELY
+from photo_data import DEVELOPMENT_SEEDS, EVERYONE, PEOPLE
+from photo_methods import GRIDS, PATIENCE, SLUG, WIDELY
 from photo_picture import KINDS, TITLES, Rows, draw, falls
 from photo_sources import NAMES
 from tables import by_concept, interval, markdown, mean_shares, percent, percents, write
@@ -28,13 +28,16 @@ COSTS = {
     "peak_bytes": ("peak MiB", 2**20),
     "stored_bytes": ("MB stored", 1e6),
 }
-SSD = (
+OF_SSD = (
     "Of SSD: each of the fifty names is one token, so the text tower's table of tokens has a row of 128 values that no other name reads. In {} of "
     "{} runs SSD changed under four times as many values as that in all: it takes the row to nothing, which costs little. In the others the setting that "
-    "forgets most surely dampens layers, too. *SSD, layers alone* is not given the embeddings, as SLUG never changes them. How any of these methods "
-    "fares with names of several tokens that others share is not measured here."
+    "forgets most surely dampens layers, too. How it fares "
+    "where names share their tokens is in `photo_tables_other.md`."
 )
 ROW = 128  # values of a token's embedding
+COMPARED = {"fa1": "FA@1", "fa5": "FA@5", "objects": "fall of objects", "people": "fall of people"}
+NO_RISK = "{}, no risk"
+SHOWN = ("SLUG", *(m for m in SLUG if m != "SLUG"), *(line for m in GRIDS for line in (m, NO_RISK.format(m))))
 
 
 def _concepts(rows: Rows) -> dict[str, list[dict[str, Any]]]:
@@ -55,15 +58,21 @@ def table(rows: Rows) -> str:
         cells = [percents(by_concept(runs, lambda row: row[state][key])) for key in (*LEFT, *KEPT)]  # noqa: B023
         shown = cells if state == "before" else [*[""] * len(LEFT), *cells[len(LEFT) :]]
         lines.append([title, *shown, "", *[""] * len(COSTS)])
-    for method in METHODS:
-        own = [row for row in rows if row["method"] == method]
+    every = with_no_risk(rows)
+    for method in SHOWN:
+        own = [row for row in every if row["method"] == method]
         if not own:
             continue
         cells = [left(own, key) for key in LEFT] + [percents(falls(own, key)) for key in KEPT]
         done = sum(row["forgotten_on_validation"] for row in own)
         costs = [fmean(row[key] for row in own) / unit for key, (_, unit) in COSTS.items()]
         lines.append(
-            [TITLES[method], *cells, f"{done} of {len(own)}", *(f"{c:.2f}" if c < 10 else f"{c:.0f}" for c in costs)]
+            [
+                TITLES.get(method, method),
+                *cells,
+                f"{done} of {len(own)}",
+                *(f"{c:.2f}" if c < 10 else f"{c:.0f}" for c in costs),
+            ]
         )
     header = [
         "",
@@ -78,6 +87,12 @@ def table(rows: Rows) -> str:
     return markdown([*header, *(title for title, _ in COSTS.values())], lines)
 
 
+def with_no_risk(rows: Rows) -> list[dict[str, Any]]:
+    """Beside every run of a baseline what it would have been, had the risk not counted in choosing its setting."""
+    loose = [row | row.get("without_risk", {}) for row in rows if "looks" in row and row["method"] in GRIDS]
+    return [*rows, *(row | {"method": NO_RISK.format(row["method"])} for row in loose)]
+
+
 def concepts_table(rows: Rows) -> str:
     """SLUG on every concept."""
     lines = []
@@ -90,30 +105,38 @@ def concepts_table(rows: Rows) -> str:
     return markdown(header, lines)
 
 
-def compare(rows: Rows) -> str:
-    """Says of every other method where it is worse than SLUG on the same concepts and seeds, where better, and where neither is shown."""
-    names = {"fa1": "FA@1", "fa5": "FA@5", "objects": "fall of objects", "people": "fall of people"}
+def same_runs(rows: Rows, method: str) -> tuple[Rows, Rows]:
+    """SLUG's runs and a method's, on the concepts and seeds that both were run on."""
+    both = [{(r["concept"], r["seed"]): r for r in rows if r["method"] == name} for name in ("SLUG", method)]
+    shared = [run for run in both[0] if run in both[1]]
+    return [both[0][run] for run in shared], [both[1][run] for run in shared]
+
+
+def differences(slug: Rows, other: Rows) -> dict[str, list[str]]:
+    """What a method is worse in than SLUG, what better, and in what neither is shown by the 95 % interval over concepts."""
 
     def values(own: Rows, key: str) -> list[float]:
         return falls(own, key) if key in KEPT else by_concept(own, lambda row: row["after"][key])
 
-    sentences = []
-    for method in [m for m in METHODS if m != "SLUG" and any(row["method"] == m for row in rows)]:
-        both = [{(r["concept"], r["seed"]): r for r in rows if r["method"] == name} for name in ("SLUG", method)]
-        shared = [run for run in both[0] if run in both[1]]
-        slug, other = ([found[run] for run in shared] for found in both)
-        if not shared:
+    said: dict[str, list[str]] = {"worse": [], "better": [], "no difference shown": []}
+    for key, name in COMPARED.items():
+        ours, theirs = values(slug, key), values(other, key)
+        mean, half = interval([their - our for our, their in zip(ours, theirs, strict=True)])
+        shown = abs(mean) > half and abs(mean) > 5e-5
+        kind = "no difference shown" if not shown else "worse" if mean > 0 else "better"
+        said[kind].append(f"{name} ({percent(fmean(theirs))} against {percent(fmean(ours))})")
+    return said
+
+
+def compare(rows: Rows) -> str:
+    """Says of every other method where it is worse than SLUG on the same concepts and seeds, where better, and where neither is shown."""
+    sentences, every = [], with_no_risk(rows)
+    for method in SHOWN[1:]:
+        slug, other = same_runs(every, method)
+        if not other:
             continue
-        said: dict[str, list[str]] = {"worse": [], "better": [], "no difference shown": []}
-        for key, name in names.items():
-            ours, theirs = values(slug, key), values(other, key)
-            mean, half = interval([their - our for our, their in zip(ours, theirs, strict=True)])
-            shown = abs(mean) > half and abs(mean) > 5e-5
-            kind = "no difference shown" if not shown else "worse" if mean > 0 else "better"
-            said[kind].append(f"{name} ({percent(fmean(theirs))} against {percent(fmean(ours))})")
-        parts = [f"{kind} in {', '.join(own)}" for kind, own in said.items() if own and kind != "no difference shown"]
-        if said["no difference shown"]:
-            parts.append(f"no difference shown in {', '.join(said['no difference shown'])}")
+        said = differences(slug, other)
+        parts = [f"{kind} in {', '.join(own)}" for kind, own in said.items() if own]
         if not said["worse"]:  # means hide that: what it costs varies much, or is as little
             each = zip(_concepts(other), falls(other, "objects"), falls(other, "people"), strict=True)
             parts.append(
@@ -121,9 +144,9 @@ def compare(rows: Rows) -> str:
             )
         if cheaper := [f"{title} ({found})" for title, found in _cheaper(slug, other)]:
             parts.append(f"takes less in {', '.join(cheaper)}")
-        if len(shared) < max(map(len, both)):
-            parts.append(f"{len(shared)} runs that both have")
-        sentences.append(f"- {TITLES[method]}: {'; '.join(parts)}.")
+        if len(other) < max(sum(row["method"] == name for row in every) for name in ("SLUG", method)):
+            parts.append(f"{len(other)} runs that both have")
+        sentences.append(f"- {TITLES.get(method, method)}: {'; '.join(parts)}.")
     head = "Beside SLUG, by the 95 % interval of the difference over concepts (of a single one any difference counts):"
     return "\n".join([head, "", *sentences])
 
@@ -136,15 +159,21 @@ def _cheaper(slug: Rows, other: Rows) -> Iterator[tuple[str, str]]:
             yield title, f"{theirs:.3g} against {ours:.3g}"
 
 
-def describe_model(rows: Rows) -> list[str]:
-    """A sentence on the CLIP, where the folder that rows were made of says how it was trained."""
+def training_of(rows: Rows) -> dict[str, Any]:
+    """How the CLIP was trained, if the folder that rows were made of says so."""
     file = Path(rows[0]["model"], TRAINING)
-    if not file.is_file():
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def describe_model(rows: Rows) -> list[str]:
+    """A sentence or two on the CLIP."""
+    told = training_of(rows)
+    if not told:
         return []
-    told = json.loads(file.read_text())
+    spelt = "Its names are no tokens: they fall into letters, and pairs of these, that they share. "
     faces, objects = (percent(told["unseen"][kind]["top1"], 1) for kind in ("faces", "objects"))
     return [
-        f"The CLIP (weights {rows[0]['weights']}): {told['made_by']['steps']:,} steps of `train_photo_clip.py`, seed {told['made_by']['seed']}. Of all "
+        f"The CLIP (weights {rows[0]['weights']}): {told['made_by']['steps']:,} steps of `train_photo_clip.py`, seed {told['made_by']['seed']}. {spelt if told['made_by'].get('spell_names') else ''}Of all "
         f"that it was not trained on it names {faces} % of the people's photographs and {objects} % of the objects' right, among fifty names."
     ]
 
@@ -160,7 +189,9 @@ def write_tables(rows: Rows, name: str) -> None:
     parts = ["# Forgetting people and objects of a CLIP on photographs", *describe_model(rows)]
     for kind, (title, concepts) in KINDS.items():
         own = [row for row in rows if row["concept"] in concepts]
-        if kind == "everyone":  # the five have a table of their own for the methods that were not run on all
+        if kind == "everyone" and any(
+            row["concept"] in PEOPLE for row in own
+        ):  # who have a table of all methods above
             own = [row for row in own if row["method"] in WIDELY]
         if not any(row["method"] == "SLUG" for row in own) or (kind == "everyone" and len(_concepts(own)) <= 5):
             continue
@@ -181,8 +212,9 @@ def write_tables(rows: Rows, name: str) -> None:
         ]
         if len({row["method"] for row in own}) > 1:
             parts.append(compare(own))
-            if ssd := [row for row in own if row["method"] == "SSD"]:
-                parts.append(SSD.format(sum(row["stored_bytes"] < 4 * 4 * ROW for row in ssd), len(ssd)))
+            ssd = [row for row in own if row["method"] == "SSD"]
+            if ssd and not training_of(rows).get("made_by", {}).get("spell_names"):
+                parts.append(OF_SSD.format(sum(row["stored_bytes"] < 4 * 4 * ROW for row in ssd), len(ssd)))
     if len({row["method"] for row in rows}) > 1:
         draw(rows, name)
         parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
@@ -195,8 +227,9 @@ def write_tables(rows: Rows, name: str) -> None:
         f"margins at most {RISK:.0%} of further photographs are recognised, and of those what keeps most there (accuracy in whole points, "
         f"then what moves least what photographs are taken for, by KL); where none forgets, the lowest FA@5 (to a twentieth), then what keeps "
         f"most. Instead the best at {AIM:g} of that risk is taken where it keeps as much to {HARDLY:.1%}. SLUG searches layer and step by the same "
-        f"rule. (The others' risk also goes by photographs that they were trained on, in their favour.) Grids: {grids}; a setting is left "
-        f"after {PATIENCE} looks that forget and keep no more. The `ratio` was settled on a person and an object that the defaults were settled on.",
+        f"rule. (The others' risk also goes by photographs that they were trained on, which may end them early: two unseen ones would be too few.) Grids: {grids}; a setting is left "
+        f"once {PATIENCE} looks since its best had nothing to gain, i.e. were at {AIM:g} of that risk or kept less by over {HARDLY:.1%}. *No risk*: the setting that "
+        f"would be taken if the risk did not count, only the photographs at hand. The `ratio` was settled on a person and an object that the defaults were settled on.",
         "*MB stored*: of SLUG its patch; of the others the values that differ, in float32, without saying where they are. Of FT, which still knows the "
         "name, a part of the fall is that it competes with the others, as it does in the untouched model.",
         f"Defaults were settled on other people and objects, in the end on photographs of seeds {list(DEVELOPMENT_SEEDS)} (`photo_ablations.md`), "

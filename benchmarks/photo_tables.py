@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from photo_data import EVERYONE, MODEL, OBJECTS, PEOPLE, SEEDS, Score, collect, load_model, mark_of
-from photo_methods import METHODS, SLUG, WIDELY, apply, current, settings_of
+from photo_methods import METHODS, SLUG, WIDELY, Outcome, apply, current, settings_of
 from photo_report import write_tables
 from photo_sources import load_faces, open_objects
 from tables import Runs, measured
@@ -42,20 +42,29 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         embedded = score.embed(untouched)
         before = score(untouched, embedded=embedded)
         struck = score(untouched, embedded=embedded, struck=(task["concept"],))
+
+    def tell(outcome: Outcome) -> dict[str, Any]:
+        return {
+            "after": score(outcome.model),
+            "one_run": outcome.one_run,
+            "stored_bytes": outcome.stored_bytes,
+            "chosen": outcome.chosen,
+            "forgotten_on_validation": outcome.forgotten,
+            "setting": outcome.setting,
+            "risk": outcome.risk,
+        }
+
     return {
         "before": before,
         "struck": struck,
-        "after": score(outcome.model),
+        **tell(outcome),
+        **({"without_risk": tell(outcome.without_risk)} if outcome.without_risk else {}),
+        "looks": outcome.looks,
         "n_forget": score.n_forget,
         "n_retain": score.n_retain,
         "wall_seconds": cost.seconds,
         "seconds": outcome.seconds,
-        "one_run": outcome.one_run,
         "peak_bytes": cost.peak_bytes,
-        "stored_bytes": outcome.stored_bytes,
-        "chosen": outcome.chosen,
-        "forgotten_on_validation": outcome.forgotten,
-        "setting": outcome.setting,
     }
 
 

@@ -19,6 +19,7 @@ from photo_picture import TITLES, falls
 from photo_report import LEFT, left
 from photo_stacks import WAYS, summarize
 from photo_stacks import current as current_stacks
+from photo_unlisted import UNLISTED
 from tables import Runs, markdown, percent, percents
 from zoo_canvas_report import METHODS as ERASERS
 from zoo_canvas_report import by_kind, complete, of, qualities
@@ -28,6 +29,7 @@ from zoo_erasers import settings_of
 from zoo_hosts import WAYS as WAYS_OF_HOSTS
 from zoo_hosts import falls_of_answers, stacks_table, with_untouched
 from zoo_hosts import of as of_host
+from zoo_seconds import current as timed
 
 
 README = Path(__file__).parent.parent / "README.md"
@@ -65,8 +67,11 @@ def photographs() -> str:
         ("people", [row for row in other if row["concept"] not in OBJECTS]),
         ("objects", [row for row in other if row["concept"] in OBJECTS]),
     ):
-        if own:
-            lines.append(line(f"{len({row['concept'] for row in own})} {title} of another checkpoint: SLUG", own))
+        for method in METHODS:
+            found = [row for row in own if row["method"] == method]
+            if found:
+                said = f"{len({row['concept'] for row in found})} {title} of another checkpoint: {TITLES[method]}"
+                lines.append(line(said, found))
     most = len(STACKED[0])
     stacks = [row for row in stack_rows() if row["count"] == most]
     for weights, said in WAYS.items():
@@ -94,7 +99,23 @@ def photographs() -> str:
     known = (
         f"Untouched, it knows {before[0]} % of the people and {before[1]} % of the objects (top-1 among fifty names)."
     )
-    return f"{known}\n\n{markdown(header, lines)}\n\nProcessor seconds of a run of these twelve, with all that is tried: {costs}."
+    spent = f"Processor seconds of a run of these twelve, with all that is tried: {costs}."
+    return "\n\n".join([known, markdown(header, lines), spent, *unlisted(rows[-1]["weights"])])
+
+
+def unlisted(weights: str) -> list[str]:
+    """What becomes of people whom the retain set does not show; once it was measured."""
+    rows = current(Runs("photo_unlisted", ()).rows, weights)
+    if not rows:
+        return []
+    said = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        apart = [percents(falls(own, key)) for key in ("unlisted", "listed")]
+        said.append(f"{TITLES[method]} {apart[0]} points, and {apart[1]} of those it shows")
+    return [
+        f"Of {len(UNLISTED)} people whom the retain set does not show, forgetting another takes: {'; '.join(said)}."
+    ]
 
 
 def hosts() -> str:
@@ -169,7 +190,7 @@ def reached() -> str:
     """Every goal that was set beforehand, and whether it was reached."""
     rows = last("photo_tables")
     lines = [*goals.tables(rows), *goals.stacks(stack_rows()), *goals.checkpoint(rows, last("photo_tables_other"))]
-    return goals.goals_table([*lines, *goals.canvas(canvas_rows())])
+    return goals.goals_table([*lines, *goals.canvas(canvas_rows(), timed(Runs("zoo_seconds", ()).rows))])
 
 
 BLOCKS = {"hosts": hosts, "concepts": concepts, "canvas": canvas, "photographs": photographs, "goals": reached}

@@ -82,6 +82,7 @@ def test_people_and_objects_are_scored_apart(photo_folder):
     assert score(model, embedded=score.embed(model)) == found
     fewer = [np.mean(right[name]) for name in FACE_NAMES[4:]]
     assert score(model, gone=FACE_NAMES[:3])["people"] == pytest.approx(np.mean(fewer))
+    assert np.isnan(score(model, gone=[NAMES[i] for i in score.near])["near"])  # of whom nobody is left
 
 
 def test_a_name_that_is_struck_is_never_taken_for_another(photo_folder):
