@@ -78,7 +78,7 @@ bench-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/photo_unlisted.py
 	$(BIN)/python benchmarks/train_photo_clip.py --threads 1 --seed 1 --spell-names --output .cache/photo-clip-other/model
 	$(BIN)/python benchmarks/photo_tables.py --name photo_tables_other --model .cache/photo-clip-other/model \
-		--methods SLUG "SLUG, plain gradient" SSD --concepts $(OTHERS)
+		--methods SLUG "SLUG, plain gradient" --concepts $(OTHERS)
 	$(BIN)/python benchmarks/photo_ablations.py
 	-$(BIN)/python benchmarks/eval_unlearn_zoo.py  # eval-unlearn needs Python 3.11 or later
 	$(BIN)/python benchmarks/readme.py
