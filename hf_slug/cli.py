@@ -126,7 +126,7 @@ def _add_patch(parser: argparse.ArgumentParser) -> None:
 # arguments of `unlearn` that are called the same on the command line
 _SAME = (
     *("concept", "tower", "granularity", "direction", "fa_at", "risk", "steps", "front_only", "early_stopping"),
-    *("rank", "trajectory", "batch_size", "retain_batch_size", "seed"),
+    *("tolerance", "rank", "trajectory", "batch_size", "retain_batch_size", "seed"),
 )
 
 
