@@ -23,11 +23,11 @@ from .low_rank import stored_rank
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, collect_names, say, with_names
 from .objectives import (
     DEFAULT_QUESTIONS,
-    MIN_CONTRAST,
     AnswerObjective,
     ContrastiveObjective,
     DenoisingObjective,
     Objective,
+    contrasted,
     default_objective,
     host_objective,
 )
@@ -242,7 +242,7 @@ def unlearn(
         check_prompts(model, processor, prompts)
         if "retain" in parts:
             truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
-    processes, contrast = Processes(accelerator), retain_batch_size or max(batch_size, MIN_CONTRAST)
+    processes, contrast = Processes(accelerator), contrasted(batch_size, retain_batch_size)
 
     modules = nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])
     on = (model,) if host is None else (host, model)
