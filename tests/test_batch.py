@@ -99,7 +99,9 @@ def test_what_is_done_is_not_done_again(folder, arguments, tmp_path, capsys, mon
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_where_memory_runs_out_a_way_out_is_named(arguments, capsys, monkeypatch, error):
     def fail(*_, **__):
-        raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\n#0 c10::ThrowEnforceNotMet")
+        raise error(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\n#0 c10::ThrowEnforceNotMet"
+        )
 
     monkeypatch.setattr("hf_slug.batch.statistics_of", fail)
     assert main(arguments) == 2

@@ -44,6 +44,7 @@ def test_two_processes_find_what_one_does(processor, tmp_path):
     assert len(searches) == 4 and [one[key] for key in searches] == [two[key] for key in searches]
     assert [len({row[0] for row in one[key][:-2]}) for key in searches] == [3, 3, 2, 5]
     assert one["what differs"] == "" and "have read other pairs, or in another order" in two["what differs"]
+    assert "(7, " in two["what is missing"] and one["what is missing"] == ""  # all are told, and none waits
     runs = [key for key in one if key.startswith("unlearn")]
     assert len(runs) == 2
     for key in runs:
