@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,16 +42,20 @@ def zoo_pipeline() -> Any:
     return zoo.load_stable_diffusion()
 
 
-def real_size_pipeline() -> Any:
-    """A text encoder of the size of Stable Diffusion 1.x (ViT-L/14, random weights), in front of a tiny UNet."""
+def real_size_pipeline(width: int, blocks_of_text: int) -> Any:
+    """A text encoder of a real size (random weights), in front of a tiny UNet."""
     torch.manual_seed(0)
     config = transformers.CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=blocks_of_text,
+        num_attention_heads=width // 64,
+        projection_dim=width,
     )
     blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
     unet = diffusers.UNet2DConditionModel(
         sample_size=8,
-        cross_attention_dim=768,
+        cross_attention_dim=width,
         attention_head_dim=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -69,7 +74,12 @@ def real_size_pipeline() -> Any:
     )
 
 
-HOSTS = {"the zoo's Stable Diffusion": zoo_pipeline, "a text encoder of real size": real_size_pipeline}
+HOSTS = {
+    "the zoo's Stable Diffusion": zoo_pipeline,
+    "a text encoder of the size of 1.x's": partial(real_size_pipeline, 768, 12),
+    "of the size of 2.x's": partial(real_size_pipeline, 1024, 23),
+    "of the size of XL's second": partial(real_size_pipeline, 1280, 32),
+}
 
 
 def save_patch(pipe: Any, module: str, folder: Path) -> None:

@@ -14,27 +14,35 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from baselines.published import unlearn_as_published
+from speed_floor import (
+    contrast,
+    count_flops,
+    forward_and_backward,
+    forward_and_backward_flops,
+    search_flops,
+    seconds_of,
+    throughput,
+)
 from speed_report import table
 from speed_setup import SIZES, TEMPLATE, collect, load, make_pairs, names, pixels, write_stream
-from tables import SEARCH, Runs, measured
-from torch.utils.flop_counter import FlopCounterMode
+from tables import SEARCH, Runs, describe_machine, measured
 
 from hf_slug import PairStream, RetainStatistics, compute_retain_statistics, unlearn
-from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients, requires_grad_only
-from hf_slug.inputs import text_batch
-from hf_slug.losses import forget_loss
-from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights
+from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
+from hf_slug.steps import TOLERANCE
+from hf_slug.towers import candidate_layers
 
 
 Row = dict[str, Any]
+# what is published: all ten steps of each layer; and what a user of the library gets unasked
+ALL_STEPS: Row = {"direction": "gradient", "risk": 1.0, "tolerance": 0.0}
+DEFAULTS: Row = {"direction": "whitened", "risk": 0.05, "tolerance": TOLERANCE}
 FORGET_SIZES, RETAIN_SIZES, STREAMED = (64, 128, 256, 512), (128, 256, 512, 1024), (1000, 4000, 16000)
 
 
@@ -50,7 +58,7 @@ def run_pipeline(task: Row) -> Row:
     parts, every = collect(size, *counts)
     own = {part: parts[part] for part in ("forget", "retain", "validation_forget", "validation_retain")}
     with tempfile.TemporaryDirectory() as folder:
-        settings: Row = {**parts, "direction": task["direction"], "risk": task["risk"], "tower": tower}
+        settings: Row = {**parts, **{key: task[key] for key in ("tower", "direction", "risk", "tolerance")}}
         if task["given"]:  # made in a process of its own, whose memory is not counted here
             made = [size, *map(str, counts), tower, task["direction"], folder]
             subprocess.run([sys.executable, str(Path(__file__).with_name("speed_setup.py")), *made], check=True)
@@ -59,7 +67,7 @@ def run_pipeline(task: Row) -> Row:
         with measured() as cost:
             if task["method"] == "published":
                 prompt = TEMPLATE.format(every[0])
-                found = unlearn_as_published(model, processor, own, prompt, every, tower)
+                found = unlearn_as_published(model, processor, own, prompt, every, tower, tolerance=task["tolerance"])
                 chosen, tried, costs = found.chosen, [trial.layer for trial in found.trials], {}
                 row = {"layer": chosen.layer.name, "step_size": chosen.step_size}
             else:
@@ -74,6 +82,7 @@ def run_pipeline(task: Row) -> Row:
         **row,
         **costs,
         "trials": len(tried),
+        "layers": len(set(tried)),
         "seconds": cost.seconds,
         "peak_bytes": cost.peak_bytes,
         "forget_s": min(seconds_of(lambda: forward_and_backward(size, tower, task["forget"])) for _ in range(2)),
@@ -82,60 +91,8 @@ def run_pipeline(task: Row) -> Row:
     }
 
 
-def forward_and_backward(size: str, tower: str, count: int) -> None:
-    """One forward and backward pass over `count` images that are preprocessed already, and the concept: the least that a concept takes."""
-    model, processor = load(size)
-    weights = {k: w for layer in candidate_layers(model, tower) for k, w in layer_weights(model, layer).items()}
-    images = torch.randn(min(count, 64), 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
-    said = text_batch(model, processor, [TEMPLATE.format(names()[0])])
-    with requires_grad_only(model, weights), torch.set_grad_enabled(True):
-        prompt = embed(model, "text", said)
-        held = prompt.detach().requires_grad_()  # its own graph is gone through once, at the end
-        pull = torch.zeros_like(held)
-        for start in range(0, count, 64):
-            seen = embed(model, "vision", {"pixel_values": images[: min(64, count - start)]})
-            pull += torch.autograd.grad(forget_loss(seen, held), [*weights.values(), held], allow_unused=True)[-1]
-        if tower != "vision":
-            torch.autograd.grad(prompt, list(weights.values()), pull, allow_unused=True)
-
-
-def forward_and_backward_flops(size: str, tower: str) -> tuple[float, float]:
-    """The operations of that pass: of each image, and of the concept."""
-    few, more = (count_flops(lambda n=n: forward_and_backward(size, tower, n)) for n in (4, 8))
-    return (more - few) / 4, 2 * few - more
-
-
-def search_flops(size: str, tried: Sequence[Layer], parts: dict[str, Any], every: list[str]) -> float:
-    """
-    The operations that a search can't do without: all validation images and names once, and above the changed layer those of the concept (or all
-    names) for each step, and the retained ones once a layer.
-    """
-    model, processor = load(size)
-    some = torch.randn(1, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
-    said = text_batch(model, processor, [TEMPLATE.format(name) for name in every])
-    with torch.no_grad():
-        image = count_flops(lambda: embed(model, "vision", {"pixel_values": some}))
-        prompts = count_flops(lambda: embed(model, "text", said))
-    forget, retain = len(parts["validation_forget"]), len(parts["validation_retain"])
-    blocks = {tower: max(layer.block for layer in candidate_layers(model, tower)) for tower in TOWERS}
-
-    def above(layer: Layer) -> float:
-        return 1 - layer.block / blocks[layer.tower]
-
-    total = (forget + retain) * image + prompts
-    total += sum(above(layer) * (forget * image if layer.tower == "vision" else prompts) for layer in tried)
-    return total + sum(above(layer) * retain * image for layer in set(tried) if layer.tower == "vision")
-
-
-def count_flops(function: Callable[[], Any]) -> float:
-    """Multiplications and additions of matrix products and convolutions; torch counts none inside attention on a CPU."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
 def run_gradient(task: Row) -> Row:
-    """The gradient of one set of a size, beside the seconds that its multiplications take."""
+    """The gradient of one set of a size, beside the seconds that the multiplications of a plain pass over it take."""
     model, processor = load(task["size"])
     layers = candidate_layers(model, task["tower"])
     what, count = task["set"], task["count"]
@@ -149,8 +106,9 @@ def run_gradient(task: Row) -> Row:
             compute_retain_gradients(model, processor, layers, some)
 
     differentiate(pairs[: min(8, count)])
-    half, whole = (count_flops(lambda n=n: differentiate(pairs[: min(n, count)])) for n in (32, 64))
-    # what does not grow with the number of pairs, the prompt, is counted once
+    least = forward_and_backward if what == "forget" else contrast
+    half, whole = (count_flops(lambda n=n: least(task["size"], task["tower"], min(n, count))) for n in (32, 64))
+    # what does not grow with the number of pairs, the prompt, is counted once; of pairs that are kept, groups of 64 are contrasted
     flops = whole + (whole - half) / 32 * max(0, count - 64)
     seconds = min(seconds_of(lambda: differentiate(pairs)) for _ in range(2))
     return {"seconds": seconds, "flops": flops, "flops_per_second": throughput(model.device, model.dtype)}
@@ -191,40 +149,21 @@ RUNS: dict[str, Callable[[Row], Row]] = {
 }
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-@cache
-def throughput(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of large matrix products: the best of three times two, of several shapes."""
-    side = 8192 if device.type == "cuda" else 1024
-    found = []
-    for n, k, m in ((side, side, side), (side, 768, 3072), (side, 3072, 768)):
-        a, b = (torch.randn(*shape, device=device).to(dtype) for shape in ((n, k), (k, m)))
-        found += [2 * 2 * n * k * m / seconds_of(lambda a=a, b=b: [a @ b for _ in range(2)]) for _ in range(3)]
-    return max(found)
-
-
 def plan(quick: bool, threads: int) -> list[Row]:
     """All measurements, each with all fields; a row of another machine, number of threads or search is not the same."""
     size, counts = ("tiny", (60, 200)) if quick else ("ViT-B/32", (200, 1000))
     common = {"kind": "pipeline", "size": size, "forget": counts[0], "retain": counts[1], "search": SEARCH}
     tasks: list[Row] = [
-        {**common, "method": method, "tower": tower, "given": given, "direction": direction, "risk": risk}
-        for method, tower, given, direction, risk in (
-            ("ours", "text", "statistics", "gradient", 1.0),
-            ("ours", "both", "statistics", "gradient", 1.0),
-            ("ours", "text", "", "gradient", 1.0),
-            ("ours", "both", "", "gradient", 1.0),
-            ("ours", "text", "statistics", "whitened", 1.0),
-            ("ours", "both", "", "whitened", 0.05),
-            ("published", "text", "", "gradient", 1.0),
-            ("published", "both", "", "gradient", 1.0),
+        {**common, "method": method, "tower": tower, "given": given, **settings}
+        for method, tower, given, settings in (
+            ("ours", "text", "statistics", ALL_STEPS),
+            ("ours", "both", "statistics", ALL_STEPS),
+            ("ours", "text", "", ALL_STEPS),
+            ("ours", "both", "", ALL_STEPS),
+            ("ours", "text", "statistics", DEFAULTS),
+            ("ours", "both", "", DEFAULTS),
+            ("published", "text", "", ALL_STEPS),
+            ("published", "both", "", ALL_STEPS),
         )
     ]
     smaller = 8 if quick else 1
@@ -247,7 +186,8 @@ def plan(quick: bool, threads: int) -> list[Row]:
     ]
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     every = sorted({key for task in tasks for key in task})
-    return [{**dict.fromkeys(every), **task, "device": where, "threads": threads} for task in tasks]
+    place = {"device": where, "machine": describe_machine(), "threads": threads}
+    return [{**dict.fromkeys(every), **task, **place} for task in tasks]
 
 
 def main() -> None:

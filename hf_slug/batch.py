@@ -11,9 +11,11 @@ from transformers.utils import logging
 
 from .concept_list import SETS, STATISTICS, Wanted, read_concepts
 from .data import Pairs, load_pairs
+from .errors import describe
 from .files import read_json, remove_unfinished, write_json
 from .known_retain import statistics_of
 from .names import bare_name, check_templates, name_of
+from .objectives import contrasted
 from .output import check_output
 from .parts import load_parts
 from .patch import CONFIG, UnlearningPatch
@@ -28,7 +30,11 @@ from .tables import format_table
 logger = logging.get_logger(__name__)
 
 MADE_OF = "batch.json"
-_NOT_OF_A_RESULT = ("run", "command", "concepts", "output", "json", "plots", "device", "concept")
+# memory and time, or what is compared apart
+_NOT_OF_A_RESULT = {
+    *("run", "command", "concepts", "output", "json", "plots", "device", "concept"),
+    *("batch_size", "gradient_checkpointing", "retain_batch_size"),
+}
 
 
 def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_plots: Any = None) -> int:
@@ -82,8 +88,8 @@ def run(args: argparse.Namespace, unlearn: Any, accelerator: Any = None, save_pl
                     save_plots(result.report, args.plots / wanted.folder)
                 result.patch.save_pretrained(args.output / wanted.folder)
             except (ValueError, RuntimeError, OSError) as error:
-                logger.error(f"{wanted.concept!r} could not be done: {error}")
-                failed[wanted.concept] = str(error)
+                failed[wanted.concept] = describe(error)
+                logger.error(f"{wanted.concept!r} could not be done: {failed[wanted.concept]}")
         failed = dict(processes.gather(list(failed.items())))
     return processes.exit_code(lambda: _finish(args, batch, failed))
 
@@ -152,6 +158,7 @@ def _claim(args: argparse.Namespace, batch: Iterable[Wanted]) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     remove_unfinished(args.output)
     told = {key: str(value) for key, value in vars(args).items() if key not in _NOT_OF_A_RESULT}
+    told["retain_batch_size"] = str(contrasted(args.batch_size, args.retain_batch_size))
     path = args.output / MADE_OF
     made_of: dict[str, Any] = {
         "settings": told,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
+from .errors import describe
 from .loading import HOSTS
 from .options import add_beside, add_data, add_models, add_retain_stats, add_unlearn
 from .output import check_output, finish
@@ -126,7 +127,7 @@ def _add_patch(parser: argparse.ArgumentParser) -> None:
 # arguments of `unlearn` that are called the same on the command line
 _SAME = (
     *("concept", "tower", "granularity", "direction", "fa_at", "risk", "steps", "front_only", "early_stopping"),
-    *("rank", "trajectory", "batch_size", "retain_batch_size", "seed"),
+    *("tolerance", "rank", "trajectory", "batch_size", "retain_batch_size", "seed"),
 )
 
 
@@ -202,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"hf-slug: error: {error}", file=sys.stderr)
+        print(f"hf-slug: error: {describe(error)}", file=sys.stderr)
         return 2
 
 

@@ -83,3 +83,11 @@ class CorruptPatchError(ValueError):
 
 class HubConnectionError(ConnectionError):
     """The connection to the Hub broke off."""
+
+
+def describe(error: BaseException) -> str:
+    """What is said of an error on the command line; of one of torch's that names no way out, with that."""
+    said = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
+        return f"Memory ran out ({said.splitlines()[0]}). Give a smaller --batch-size, --gradient-checkpointing, one --tower, or --dtype bfloat16."
+    return said

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,8 +168,9 @@ def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterat
     """
     Gives a folder to write files to, and moves them to where they belong when all of them are whole: a failure leaves that as it was.
 
-    A folder that is new or empty appears at once. One that holds files already gets the new ones one after the other: a process that is killed
-    just then leaves some of each, which their hashes tell.
+    A folder that is new, empty or holds nothing but such files appears at once. One that holds others, is mounted, is the one we are in, or lies in one
+    that we may not write to, gets the
+    new ones one after the other: a process that is killed just then leaves some of each, which their hashes tell.
 
     Args:
         target (`str` or `Path`): Where they belong; made if it does not exist.
@@ -184,8 +186,10 @@ def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterat
     target.parent.mkdir(parents=True, exist_ok=True)
     for folder in (target, target.parent):
         remove_unfinished(folder, target.name)  # of a run that was killed
-    # what is there, or mounted, stays and is filled
-    stays = target.exists() and (target.is_mount() or target == Path.cwd() or any(target.iterdir()))
+    held = {path.name for path in target.iterdir()} if target.exists() else set()
+    stays = target.exists() and (
+        target.is_mount() or target == Path.cwd() or not held <= set(names) or not os.access(target.parent, os.W_OK)
+    )
     around = target if stays else target.parent
     with tempfile.TemporaryDirectory(dir=around, prefix=f"{_UNFINISHED}{target.name}-") as aside:
         folder = Path(aside) / (target.name or "whole")
@@ -196,7 +200,7 @@ def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterat
                 (folder / name).replace(target / name)
             return
         if target.exists():
-            target.rmdir()
+            target.rename(Path(aside) / f"{folder.name}-before")
         folder.rename(target)  # at once: nobody ever finds half of it
 
 

@@ -174,6 +174,8 @@ def compute_retain_gradients(
         nonlocal total
         for i, group in enumerate(group_batches(pairs, contrast, "retain gradient")):
             total += len(group)
+            if len(group) > size and isinstance(pairs, PairStream):
+                pairs.check_same(processes, group)
             if len(group) > size or processes.has(i):
                 yield group
 

@@ -16,7 +16,7 @@ from .fingerprint import compute_fingerprint
 from .gradient_mean import Gradients
 from .gradients import eval_mode
 from .names import DEFAULT_TEMPLATE, check_templates, collect_names
-from .objectives import MIN_CONTRAST, ContrastiveObjective, Objective
+from .objectives import ContrastiveObjective, Objective, contrasted
 from .processes import Processes
 from .report import describe_data, describe_model, describe_software
 from .retain_statistics import ABOUT, RetainStatistics
@@ -109,7 +109,7 @@ def compute_retain_statistics(
     check_untouched(model)
     pairs = retain if isinstance(retain, PairStream) else load_pairs(retain, what="retain set", **columns)
     layers = candidate_layers(model, tower, "matrix", norms)
-    contrast = retain_batch_size or max(batch_size, MIN_CONTRAST)
+    contrast = contrasted(batch_size, retain_batch_size)
     processes = Processes(accelerator)
     goal = ContrastiveObjective(model, processor, Pairs([], ""), pairs, [], batch_size, contrast, processes)
     with eval_mode(model):

@@ -78,7 +78,14 @@ def add_unlearn(commands: Any, run: Callable[[argparse.Namespace], int]) -> None
         metavar="SHARE",
         help="of further images that may be recognised; a tenth of it is aimed at where that costs nothing (default: 0.05)",
     )
-    add("--steps", type=int, default=10, metavar="K", help="trials per layer")
+    add("--steps", type=int, default=10, metavar="K", help="trials per layer, at most (default: 10)")
+    add(
+        "--tolerance",
+        type=float,
+        default=0.34,
+        metavar="SHARE",
+        help="a layer's search ends once its smallest forgetting step is known to this share; 0: all steps (default: 0.34)",
+    )
     add("--fa-at", type=int, choices=(1, 5), help="target FA@1 or FA@5; default: 5, or 1 under 50 names")
     add("--front-only", action="store_true", help="never search beyond the first front (the paper's way)")
     add(

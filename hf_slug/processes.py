@@ -93,11 +93,17 @@ def launched(device: str | None = None) -> Any:
         `PartialState`, or `None` if this process is alone.
 
     Raises:
+        ValueError: If the device is not one that each of them has.
         RuntimeError: If they can't be joined.
     """
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted < 2:
         return None
+    if device is not None and (device == "auto" or ":" in device):
+        raise ValueError(
+            f"{wanted} processes were started, and each takes a device of its own: --device {device} would have them share. Leave --device out "
+            f"(or give `cpu`), or start one process."
+        )
     from accelerate import PartialState
     from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import UnreadableSourceError
 
@@ -36,20 +36,23 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_json(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        rows = list(enumerate(json.loads(text), 1))
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), 1):
-            try:
-                rows += [(number, json.loads(line))] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not JSON: {error}") from error
-    for number, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} is not an object with columns: {str(row)[:80]}")
-        yield row
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        first = next((line for line in file if line.strip()), "")
+        file.seek(0)
+        rows = enumerate(json.load(file), 1) if first.lstrip().startswith("[") else _read_lines(file)
+        for number, row in rows:
+            if not isinstance(row, dict):
+                raise ValueError(f"row {number} is not an object with columns: {str(row)[:80]}")
+            yield row
+
+
+def _read_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(file, 1):
+        try:
+            if line.strip():
+                yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
 def read_tars(paths: list[Path], image_column: str, text_column: str) -> Iterator[dict[str, Any] | Exception]:

@@ -17,7 +17,7 @@ from .goal import FAR, Goal, preference
 from .processes import ALONE, Processes
 from .replay import changed_weights
 from .stack import start_of
-from .steps import Measure, Trial, new_weights, search_layer
+from .steps import TOLERANCE, Measure, Trial, new_weights, search_layer
 from .towers import Layer, layer_weights
 
 
@@ -51,6 +51,7 @@ def search(
     directions: Mapping[str, torch.Tensor],
     evaluator: Evaluator,
     steps: int = 10,
+    tolerance: float = TOLERANCE,
     target: float | None = None,
     trajectory: Literal["best", "chosen", "all"] = "best",
     host: Any = None,
@@ -75,7 +76,8 @@ def search(
         evaluator ([`Evaluator`]):
             Anything with `primary_metric` and `greater_is_better`. One that has `prepare`, as [`ZeroShotEvaluator`] has, runs
             only what lies above the changed layer, and the retained accuracy once a layer.
-        steps (`int`, *optional*, defaults to 10): Trials per layer; of the chosen one as many again.
+        steps (`int`, *optional*, defaults to 10): At most so many trials per layer; of the chosen one as many again.
+        tolerance (`float`, *optional*, defaults to 0.34): See [`search_layer`].
         target (`float`, *optional*):
             Forgotten means a primary metric at or below this, or at or above where greater is better. Defaults to 0 and 1.
         trajectory (`str`, *optional*, defaults to `"best"`):
@@ -160,7 +162,7 @@ def search(
         def go_on() -> list[Trial]:
             (weights, on_them), measure = start_of(model, layer), prepared.probe(layer)
             return search_layer(
-                layer, weights, directions, measure, safer.is_forgotten, steps, known=own, stacked=on_them
+                layer, weights, directions, measure, safer.is_forgotten, steps, tolerance, known=own, stacked=on_them
             )
 
         found = processes.from_main(go_on)
@@ -185,7 +187,7 @@ def search(
             measure = prepared.probe(layer) if prepared is not None else call(layer)
             if before is None:
                 before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
-            rest: dict[str, Any] = {"hopeless": hopeless, "stacked": on_them}
+            rest: dict[str, Any] = {"tolerance": tolerance, "hopeless": hopeless, "stacked": on_them}
             found.append((i, search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)))
             bar.update()
         return [trials for _, trials in sorted(processes.gather(found), key=lambda own: own[0]) if trials]

@@ -14,6 +14,7 @@ def check_settings(
     direction: str,
     trajectory: str,
     steps: int,
+    tolerance: float,
     risk: float,
     epsilon: float,
     rank: int | Literal["auto"] | None,
@@ -31,6 +32,7 @@ def check_settings(
         f"direction={direction!r}: expected one of {', '.join(DIRECTIONS)}": direction not in DIRECTIONS,
         f"trajectory={trajectory!r}: expected best, chosen or all": trajectory not in ("best", "chosen", "all"),
         f"steps={steps}: expected at least 1": steps < 1,
+        f"tolerance={tolerance}: expected a share, at least 0 and below 1": not 0 <= tolerance < 1,
         f"risk={risk}: expected a share, above 0 and at most 1": not 0 < risk <= 1,
         f"epsilon={epsilon}: expected a positive number": not 0 < epsilon < float("inf"),
         f"rank={rank!r}: expected at least 1, 'auto', or None": rank not in (None, "auto")

@@ -12,6 +12,7 @@ from .arithmetic import compose
 from .towers import Layer
 
 
+TOLERANCE = 0.34  # halvings give shares of 1/n, which this is not, so that rounding never decides
 Measure = Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
 
 
@@ -80,7 +81,7 @@ def search_layer(
     measure: Measure,
     is_forgotten: Callable[[dict[str, Any]], bool],
     steps: int = 10,
-    tolerance: float = 0.34,
+    tolerance: float = TOLERANCE,
     hopeless: float = math.inf,
     known: Sequence[Trial] = (),
     stacked: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
@@ -96,9 +97,8 @@ def search_layer(
         is_forgotten (`Callable`): From metrics to whether the target is reached.
         steps (`int`, *optional*, defaults to 10): At most so many trials.
         tolerance (`float`, *optional*, defaults to 0.34):
-            Bisection ends when the smallest forgetting step is known to this share of itself (halvings give shares of 1/n,
-            which this is not, so that rounding never decides). Going finer would fit the
-            validation sample: where its last image is forgotten, an unseen one often is not yet.
+            Bisection ends when the smallest forgetting step is known to this share of itself; at 0 all steps are taken. Going finer would
+            fit the validation sample: where its last image is forgotten, an unseen one often is not yet.
         hopeless (`float`, *optional*, defaults to infinity):
             A relative change by which there must have been some effect, for the step to be doubled any further.
         known (`Sequence[Trial]`, *optional*): Trials of this layer to go on from, whatever they were taken for; not among those returned.

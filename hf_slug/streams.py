@@ -72,14 +72,21 @@ class PairStream:
         if not self._digest:
             self.seen_names, self._digest = list(names), digest.hexdigest()[:16]
 
-    def check_same(self, processes: Processes) -> None:
+    def check_same(self, processes: Processes, group: Pairs | None = None) -> None:
         """
         Checks that all processes have read the same: each reads the whole stream, and takes its share by the order.
+
+        Args:
+            processes ([`Processes`]): They.
+            group (`Pairs`, *optional*): What each reads just now, before they share it: one that has come to its end would be waited for.
 
         Raises:
             RuntimeError: If they have not.
         """
-        found = processes.gather([(self.count, self.fingerprint())])
+        if group is None:
+            found = processes.gather([(self.count, self.fingerprint())])
+        else:
+            found = processes.gather([(len(group), hashlib.sha256("\n".join(group.texts).encode()).hexdigest()[:16])])
         if len(set(found)) > 1:
             raise RuntimeError(
                 f"The processes have read other pairs, or in another order, from {self.source}: {found} (number and hash). A stream that is "

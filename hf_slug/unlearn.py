@@ -23,11 +23,11 @@ from .low_rank import stored_rank
 from .names import DEFAULT_TEMPLATE, bare_name, check_templates, collect_names, say, with_names
 from .objectives import (
     DEFAULT_QUESTIONS,
-    MIN_CONTRAST,
     AnswerObjective,
     ContrastiveObjective,
     DenoisingObjective,
     Objective,
+    contrasted,
     default_objective,
     host_objective,
 )
@@ -48,7 +48,7 @@ from .result import UnlearningResult
 from .search import search
 from .settings import check_combination, check_settings
 from .stack import start_of
-from .steps import new_weights, scale_delta
+from .steps import TOLERANCE, new_weights, scale_delta
 from .streams import PairStream
 from .subject import find_subject
 from .towers import Granularity
@@ -84,6 +84,7 @@ def unlearn(
     target: float | None = None,
     risk: float = 0.05,
     steps: int = 10,
+    tolerance: float = TOLERANCE,
     front_only: bool = False,
     early_stopping: bool = False,
     norms: bool = False,
@@ -158,7 +159,9 @@ def unlearn(
             estimated from how narrowly those at hand are not ([`~hf_slug.evaluation.estimate_risk`]); of the chosen layer a larger step at a
             tenth of it is taken, if there is one that keeps as much to half a point and changes the layer by at most 16 times its weight.
             1 leaves the risk out, as the paper does.
-        steps (`int`, *optional*, defaults to 10): Trials per layer; of the chosen one as many again for a lower risk.
+        steps (`int`, *optional*, defaults to 10): At most so many trials per layer; of the chosen one as many again for a lower risk.
+        tolerance (`float`, *optional*, defaults to 0.34):
+            The search of a layer ends once its smallest forgetting step is known to this share of itself; at 0 all steps are taken.
         front_only (`bool`, *optional*, defaults to `False`): Search the first front only, even if it has under 5 layers.
         early_stopping (`bool`, *optional*, defaults to `False`):
             Go by a host's behaviour only until a layer forgets the concept and keeps the rest within a point; each look is dear there. The
@@ -208,7 +211,7 @@ def unlearn(
         ```
     """
     templates = check_templates(template)
-    check_settings(direction, trajectory, steps, risk, epsilon, rank, batch_size, retain_batch_size, draws)
+    check_settings(direction, trajectory, steps, tolerance, risk, epsilon, rank, batch_size, retain_batch_size, draws)
     host_processor = host_processor or find_processor(host)
     objective = objective or default_objective(host, model, host_processor)
     check_combination(model, host, objective, evaluate, test_evaluate, early_stopping)
@@ -239,7 +242,7 @@ def unlearn(
         check_prompts(model, processor, prompts)
         if "retain" in parts:
             truncated = warn_of_truncation(model, processor, parts["retain"].texts, "retain set")
-    processes, contrast = Processes(accelerator), retain_batch_size or max(batch_size, MIN_CONTRAST)
+    processes, contrast = Processes(accelerator), contrasted(batch_size, retain_batch_size)
 
     modules = nn.ModuleList([m for m in (model, *host_modules(host)) if m is not None])
     on = (model,) if host is None else (host, model)
@@ -292,6 +295,7 @@ def unlearn(
             front.directions,
             chooser,
             steps,
+            tolerance,
             target,
             trajectory,
             host,
@@ -345,6 +349,7 @@ def unlearn(
                 "beside": others.describe(),
                 "left_out": left_out,
                 "steps": steps,
+                "tolerance": tolerance,
                 "risk": risk,
             },
             scores=front.scores,

@@ -48,12 +48,17 @@ def main(folder: str, output: str) -> None:
         model, processor, candidate_layers(model), PairStream(rows), 4, processes=processes
     )
     found["retain of a stream"] = stream
-    found["what differs"] = ""
+    found["what differs"] = found["what is missing"] = ""
     try:
         shuffled = PairStream(rows if processes.is_main else rows[::-1])
         compute_retain_gradients(model, processor, candidate_layers(model, "text"), shuffled, 4, processes=processes)
     except RuntimeError as error:
         found["what differs"] = str(error)
+    try:
+        shorter = PairStream(rows if processes.is_main else rows[:9])
+        compute_retain_gradients(model, processor, candidate_layers(model, "text"), shorter, 7, 3, processes)
+    except RuntimeError as error:
+        found["what is missing"] = str(error)
     block = "vision_model.encoder.layers.0."
     named = [f"{block}self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")] + [f"{block}mlp.fc1"]
     for prices, first, early in (

@@ -91,6 +91,22 @@ def test_what_is_done_is_not_done_again(folder, arguments, tmp_path, capsys, mon
     assert main([*arguments, "--steps", "3"]) == 2
     assert "other settings (steps)" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == after
+    assert main([*arguments, "--batch-size", "101"]) == 2  # more would be contrasted with each other
+    assert "other settings (retain_batch_size)" in capsys.readouterr().err
+    assert main([*arguments, "--batch-size", "9", "--gradient-checkpointing"]) in (0, 1)  # memory, and nothing else
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_where_memory_runs_out_a_way_out_is_named(arguments, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\n#0 c10::ThrowEnforceNotMet"
+        )
+
+    monkeypatch.setattr("hf_slug.batch.statistics_of", fail)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "Memory ran out (DefaultCPUAllocator" in said and "--gradient-checkpointing" in said and "#0" not in said
 
 
 def test_one_that_fails_does_not_stop_the_others(folder, arguments, tmp_path, capsys):

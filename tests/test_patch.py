@@ -1,7 +1,9 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The folder on disk: what is written, and every way in which it can be broken."""
 
+import itertools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -252,6 +254,38 @@ def test_what_a_killed_save_left_is_removed_and_nothing_else(tmp_path):
     make_patch().save_pretrained(tmp_path / "patch")
     assert {path.name for path in tmp_path.iterdir()} == {".unfinished-patch-more-abcd1234", "patch-more", "patch"}
     assert UnlearningPatch.from_pretrained(tmp_path / "patch")
+
+
+def test_a_save_over_a_patch_that_is_killed_leaves_one_of_the_two_or_none(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    old, new, found = make_patch(rank=1), make_patch(rank=2), set()
+    for moment in itertools.count(1):
+        folder, left = tmp_path / str(moment) / "patch", itertools.count(moment - 1, -1)
+        old.save_pretrained(folder)
+
+        def dies(function, left=left):
+            def call(*args, **kwargs):
+                if next(left) <= 0:  # from then on nothing is done any more, nor tidied up
+                    raise Killed
+                return function(*args, **kwargs)
+
+            return call
+
+        try:
+            with monkeypatch.context() as patched:
+                for owner, name in ((Path, "rename"), (Path, "replace"), (Path, "write_text"), (shutil, "rmtree")):
+                    patched.setattr(owner, name, dies(getattr(owner, name)))
+                new.save_pretrained(folder)
+        except Killed:
+            found.add(UnlearningPatch.from_pretrained(folder).config.rank if folder.exists() else "none")
+        else:
+            break
+        new.save_pretrained(folder)
+        assert UnlearningPatch.from_pretrained(folder).config.rank == 2
+        assert [path.name for path in folder.parent.iterdir()] == ["patch"]
+    assert found == {1, 2, "none"}
 
 
 @pytest.mark.parametrize("kind", ["empty", "full", "link", "here", "mount"])

@@ -126,6 +126,14 @@ def test_any_evaluator_will_do(tiny):
     assert_same(tiny, before)
 
 
+@pytest.mark.parametrize("tolerance, steps", [(0.0, 10), (0.9, 4)])
+def test_a_layer_is_searched_to_the_tolerance_asked_for(tiny, tolerance, steps):
+    (layer,) = (layer for layer in candidate_layers(tiny) if layer.name == "visual_projection")
+    evaluator = Drift(tiny, "visual_projection")
+    found = search(tiny, [layer], directions_of(tiny, [layer]), evaluator, target=0.55, tolerance=tolerance)
+    assert found.succeeded and len(found.trials) == steps
+
+
 def test_among_forgetting_layers_the_best_retained_accuracy_wins(tiny):
     layers = [layer for layer in candidate_layers(tiny) if layer.name in ("visual_projection", "text_projection")]
 

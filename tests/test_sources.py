@@ -22,6 +22,7 @@ from data_helpers import (
 
 from hf_slug.data import load_pairs
 from hf_slug.errors import MissingColumnError, UnreadableSourceError
+from hf_slug.readers import read_table
 from hf_slug.reading import _progress
 
 
@@ -90,6 +91,15 @@ def test_image_folder_without_metadata(tmp_path):
     with pytest.raises(MissingColumnError, match=r"'text'.*'image', 'label'.*`text_column=` \(`--text-column`"):
         load_pairs(tmp_path)
     assert load_pairs(tmp_path, text_column="label").texts == ["cat", "cat", "dog", "dog"]
+
+
+def test_lines_are_read_as_they_are_asked_for(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\ufeff{"text": "a"}\n\n{"text": "b\u2028"}\r\n{"text":\n', encoding="utf-8")
+    found = read_table(path, "image")
+    assert [next(found)["text"], next(found)["text"]] == ["a", "b\u2028"]
+    with pytest.raises(UnreadableSourceError, match="line 4 is not JSON"):
+        next(found)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "rows.json", "rows.csv", "rows.tsv"])

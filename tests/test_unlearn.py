@@ -222,6 +222,7 @@ REFUSED = {
     "an empty batch": ({"batch_size": 0}, ValueError, "batch_size=0"),
     "no rank": ({"rank": 0}, ValueError, "rank=0"),
     "an unknown rank": ({"rank": "low"}, ValueError, "rank='low'.*'auto'"),
+    "no tolerance": ({"tolerance": 1.0}, ValueError, "tolerance=1.0.*below 1"),
     "a negative damping": ({"epsilon": -1.0}, ValueError, "epsilon=-1"),
     "an unknown trajectory": ({"trajectory": "some"}, ValueError, "'some'"),
     "a blank concept": ({"concept": "  "}, ValueError, "blank"),

@@ -2,7 +2,7 @@
 """Objectives: each says what is differentiated, through what, into the tower."""
 
 from .answers import AnswerObjective
-from .contrastive import MIN_CONTRAST, ContrastiveObjective
+from .contrastive import ContrastiveObjective, contrasted
 from .denoising import DenoisingObjective
 from .host import DEFAULT_QUESTIONS, default_objective, host_objective
 from .objective import HostObjective, Objective
@@ -10,12 +10,12 @@ from .objective import HostObjective, Objective
 
 __all__ = [
     "DEFAULT_QUESTIONS",
-    "MIN_CONTRAST",
     "AnswerObjective",
     "ContrastiveObjective",
     "DenoisingObjective",
     "HostObjective",
     "Objective",
+    "contrasted",
     "default_objective",
     "host_objective",
 ]

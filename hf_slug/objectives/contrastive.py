@@ -19,6 +19,11 @@ from ..towers import Layer
 MIN_CONTRAST = 64  # a contrastive loss over a handful of pairs says little; over one, nothing
 
 
+def contrasted(batch_size: int, retain_batch_size: int | None = None) -> int:
+    """How many pairs are contrasted with each other: so many as are asked for, or a batch, if that is enough."""
+    return retain_batch_size or max(batch_size, MIN_CONTRAST)
+
+
 class ContrastiveObjective:
     """
     `1 - cos(v, t)` of the forget images and the concept's prompts; CLIP's symmetric contrastive loss of the retain pairs.
