@@ -39,7 +39,7 @@ class InputMoment:
     def __init__(self, width: int, device: torch.device):
         self.dtype = accumulation_dtype(device)
         self.total = torch.zeros(width, width, dtype=self.dtype, device=device)
-        self.count = 0.0
+        self.count = torch.zeros((), dtype=self.dtype, device=device)
         self.token_weights: torch.Tensor | None = None  # (n, tokens); 0 for padding, else how often the row occurs
 
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -53,7 +53,7 @@ class InputMoment:
         rows, weights = rows.reshape(-1, rows.shape[-1]), weights.reshape(-1)
         # a product of float32 has twice the digits of what the layer reads; what adds up over a set is the sum of these
         self.total += ((rows * weights[:, None]).T @ rows).to(self.dtype)
-        self.count += float(weights.sum())
+        self.count += weights.sum(dtype=self.dtype)  # no number of Python's: for that a GPU would be waited for
 
 
 @contextmanager
@@ -91,8 +91,7 @@ def sum_up(moments: Mapping[str, InputMoment], processes: Processes = ALONE) -> 
     means: dict[int, torch.Tensor] = {}
     for moment in moments.values():
         if id(moment) not in means:
-            count = torch.tensor(moment.count, dtype=moment.dtype, device=moment.total.device)
-            both = processes.sum({"total": moment.total, "count": count})
+            both = processes.sum({"total": moment.total, "count": moment.count})
             means[id(moment)] = both["total"] / both["count"]
     return {name: means[id(moment)] for name, moment in moments.items()}
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """From pairs and prompts to what the towers read, batch by batch, and to embeddings."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
@@ -49,11 +50,22 @@ def prepared(
 ) -> Iterator[tuple[Pairs, dict[str, torch.Tensor]]]:
     """Yields groups of pairs with their `pixel_values`, on the model's device in its dtype; one group is read and preprocessed ahead."""
 
-    def prepare(group: Pairs) -> tuple[Pairs, torch.Tensor]:
-        return group, processor.image_processor(group.images(), return_tensors="pt")["pixel_values"]
+    def see(pairs: Pairs) -> torch.Tensor:
+        return processor.image_processor(pairs.images(), return_tensors="pt")["pixel_values"]
 
-    for group, pixels in ahead(map(prepare, groups)):
-        yield group, {"pixel_values": pixels.to(model.device, model.dtype)}
+    with ThreadPoolExecutor(count := readers(model.device)) as threads:
+
+        def prepare(group: Pairs) -> tuple[Pairs, torch.Tensor]:
+            pixels = torch.cat(list(threads.map(see, group.groups(-(-len(group) // count)))))
+            return group, pixels.pin_memory() if model.device.type == "cuda" else pixels
+
+        for group, pixels in ahead(map(prepare, groups)):
+            yield group, {"pixel_values": pixels.to(model.device, model.dtype, non_blocking=True)}
+
+
+def readers(device: torch.device) -> int:
+    """How many threads decode and preprocess images: one beside a CPU, which is busy itself; as many as keep up with anything else."""
+    return 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
