@@ -88,8 +88,9 @@ def table(rows: Rows) -> str:
 
 
 def with_no_risk(rows: Rows) -> list[dict[str, Any]]:
-    """Beside every run of a baseline what it would have been, had the risk not counted in choosing its setting."""
-    loose = [row | row.get("without_risk", {}) for row in rows if "looks" in row and row["method"] in GRIDS]
+    """Beside every run of a baseline what it would have been, had the risk not counted in choosing its setting; of those for which it ever did."""
+    changed = {row["method"] for row in rows if "without_risk" in row}
+    loose = [row | row.get("without_risk", {}) for row in rows if "looks" in row and row["method"] in changed]
     return [*rows, *(row | {"method": NO_RISK.format(row["method"])} for row in loose)]
 
 
@@ -229,7 +230,7 @@ def write_tables(rows: Rows, name: str) -> None:
         f"most. Instead the best at {AIM:g} of that risk is taken where it keeps as much to {HARDLY:.1%}. SLUG searches layer and step by the same "
         f"rule. (The others' risk also goes by photographs that they were trained on, which may end them early: two unseen ones would be too few.) Grids: {grids}; a setting is left "
         f"once {PATIENCE} looks since its best had nothing to gain, i.e. were at {AIM:g} of that risk or kept less by over {HARDLY:.1%}. *No risk*: the setting that "
-        f"would be taken if the risk did not count, only the photographs at hand. The `ratio` was settled on a person and an object that the defaults were settled on.",
+        f"would be taken if the risk did not count, only the photographs at hand; where there is no such line, it would be the same in every run. The `ratio` was settled on a person and an object that the defaults were settled on.",
         "*MB stored*: of SLUG its patch; of the others the values that differ, in float32, without saying where they are. Of FT, which still knows the "
         "name, a part of the fall is that it competes with the others, as it does in the untouched model.",
         f"Defaults were settled on other people and objects, in the end on photographs of seeds {list(DEVELOPMENT_SEEDS)} (`photo_ablations.md`), "
