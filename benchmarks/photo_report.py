@@ -31,8 +31,7 @@ COSTS = {
 OF_SSD = (
     "Of SSD: each of the fifty names is one token, so the text tower's table of tokens has a row of 128 values that no other name reads. In {} of "
     "{} runs SSD changed under four times as many values as that in all: it takes the row to nothing, which costs little. In the others the setting that "
-    "forgets most surely dampens layers, too. How it fares "
-    "where names share their tokens is in `photo_tables_other.md`."
+    "forgets most surely dampens layers, too."
 )
 ROW = 128  # values of a token's embedding
 COMPARED = {"fa1": "FA@1", "fa5": "FA@5", "objects": "fall of objects", "people": "fall of people"}

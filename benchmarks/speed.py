@@ -67,7 +67,7 @@ def run_pipeline(task: Row) -> Row:
         with measured() as cost:
             if task["method"] == "published":
                 prompt = TEMPLATE.format(every[0])
-                found = unlearn_as_published(model, processor, own, prompt, every, tower, tolerance=task["tolerance"])
+                found = unlearn_as_published(model, processor, own, prompt, every, tower)
                 chosen, tried, costs = found.chosen, [trial.layer for trial in found.trials], {}
                 row = {"layer": chosen.layer.name, "step_size": chosen.step_size}
             else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from speed_setup import TEMPLATE, load, names, pixels
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPModel
 
 from hf_slug.gradients import requires_grad_only
 from hf_slug.inputs import text_batch
@@ -16,10 +17,15 @@ from hf_slug.losses import forget_loss, retain_loss
 from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights
 
 
+def candidate_weights(model: CLIPModel, tower: str) -> dict[str, torch.nn.Parameter]:
+    """The weights that compete, by canonical module name."""
+    return {k: w for layer in candidate_layers(model, tower) for k, w in layer_weights(model, layer).items()}
+
+
 def forward_and_backward(size: str, tower: str, count: int) -> None:
     """One forward and backward pass over `count` images that are preprocessed already, and the concept: the least that a concept takes."""
     model, processor = load(size)
-    weights = {k: w for layer in candidate_layers(model, tower) for k, w in layer_weights(model, layer).items()}
+    weights = candidate_weights(model, tower)
     images = torch.randn(min(count, 64), 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
     said = text_batch(model, processor, [TEMPLATE.format(names()[0])])
     with requires_grad_only(model, weights), torch.set_grad_enabled(True):
@@ -36,7 +42,7 @@ def forward_and_backward(size: str, tower: str, count: int) -> None:
 def contrast(size: str, tower: str, count: int) -> None:
     """The same of the contrastive loss: one forward and backward pass over `count` images and as many captions."""
     model, processor = load(size)
-    weights = {k: w for layer in candidate_layers(model, tower) for k, w in layer_weights(model, layer).items()}
+    weights = candidate_weights(model, tower)
     images = torch.randn(count, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
     said = text_batch(model, processor, [TEMPLATE.format(name) for name in names()[1 : count + 1]])
     with requires_grad_only(model, weights), torch.set_grad_enabled(True):

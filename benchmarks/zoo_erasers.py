@@ -34,11 +34,8 @@ _SLUG = {"rank": 8, "early_stopping": True}  # factors instead of a dense delta,
 SLUG_SETTINGS: dict[str, dict[str, Any]] = {
     "SLUG": _SLUG,
     "SLUG, plain gradient": {**_SLUG, "direction": "gradient"},
-    "SLUG as published": {
-        "objective": "clip",
-        "direction": "gradient",
-        "front_only": True,
-    },  # dense, and searched to the end
+    # dense, and searched to the end
+    "SLUG as published": {"objective": "clip", "direction": "gradient", "front_only": True},
 }
 DRAWING_STEPS = 15  # of a picture of the zoo; ESD's are drawn in as many
 

@@ -30,10 +30,9 @@ from .tables import format_table
 logger = logging.get_logger(__name__)
 
 MADE_OF = "batch.json"
-# memory and time, or what is compared apart
 _NOT_OF_A_RESULT = {
     *("run", "command", "concepts", "output", "json", "plots", "device", "concept"),
-    *("batch_size", "gradient_checkpointing", "retain_batch_size"),
+    *("batch_size", "gradient_checkpointing"),  # memory, and time
 }
 
 

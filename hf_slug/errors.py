@@ -88,6 +88,7 @@ class HubConnectionError(ConnectionError):
 def describe(error: BaseException) -> str:
     """What is said of an error on the command line; of one of torch's that names no way out, with that."""
     said = str(error)
+    first, _, _ = said.partition("\n")
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
-        return f"Memory ran out ({said.splitlines()[0]}). Give a smaller --batch-size, --gradient-checkpointing, one --tower, or --dtype bfloat16."
+        return f"Memory ran out ({first}). Give a smaller --batch-size, --gradient-checkpointing, one --tower, or --dtype bfloat16."
     return said

@@ -168,9 +168,9 @@ def written_aside(target: str | Path, names: Sequence[str], what: str) -> Iterat
     """
     Gives a folder to write files to, and moves them to where they belong when all of them are whole: a failure leaves that as it was.
 
-    A folder that is new, empty or holds nothing but such files appears at once. One that holds others, is mounted, is the one we are in, or lies in one
-    that we may not write to, gets the
-    new ones one after the other: a process that is killed just then leaves some of each, which their hashes tell.
+    A folder that is new, empty or holds nothing but such files appears at once. One that holds others, is mounted, is the one we are in, or lies
+    in one that we may not write to, gets the new ones one after the other: a process that is killed just then leaves some of each, which their
+    hashes tell.
 
     Args:
         target (`str` or `Path`): Where they belong; made if it does not exist.

@@ -56,7 +56,8 @@ def prepared(
     with ThreadPoolExecutor(count := readers(model.device)) as threads:
 
         def prepare(group: Pairs) -> tuple[Pairs, torch.Tensor]:
-            pixels = torch.cat(list(threads.map(see, group.groups(-(-len(group) // count)))))
+            parts = list(threads.map(see, group.groups(-(-len(group) // count))))
+            pixels = torch.cat(parts) if len(parts) > 1 else parts[0]  # of one, no copy
             return group, pixels.pin_memory() if model.device.type == "cuda" else pixels
 
         for group, pixels in ahead(map(prepare, groups)):

@@ -83,10 +83,10 @@ class PairStream:
         Raises:
             RuntimeError: If they have not.
         """
-        if group is None:
-            found = processes.gather([(self.count, self.fingerprint())])
-        else:
-            found = processes.gather([(len(group), hashlib.sha256("\n".join(group.texts).encode()).hexdigest()[:16])])
+        own = self.count, self.fingerprint()
+        if group is not None:  # by its texts: its images would be read once more
+            own = len(group), hashlib.sha256("\n".join(group.texts).encode()).hexdigest()[:16]
+        found = processes.gather([own])
         if len(set(found)) > 1:
             raise RuntimeError(
                 f"The processes have read other pairs, or in another order, from {self.source}: {found} (number and hash). A stream that is "

@@ -33,7 +33,6 @@ def unlearn_as_published(
     names: Sequence[str],
     tower: str = "both",
     steps: int = 10,
-    tolerance: float = 0.0,
     batch_size: int = 64,
 ) -> Search:
     """
@@ -46,8 +45,7 @@ def unlearn_as_published(
         prompt (`str`): The text of the concept.
         names (`Sequence[str]`): What images are classified among, the concept first.
         tower (`str`, *optional*, defaults to `"both"`): Whose layers compete. Gradients are of both all the same.
-        steps (`int`, *optional*, defaults to 10): Trials per layer.
-        tolerance (`float`, *optional*, defaults to 0.0): See [`~hf_slug.steps.search_layer`]; the published search always takes all its steps.
+        steps (`int`, *optional*, defaults to 10): Trials per layer, all of them always.
         batch_size (`int`, *optional*, defaults to 64): Pairs per forward pass, which are contrasted with each other.
 
     Returns:
@@ -59,7 +57,8 @@ def unlearn_as_published(
     weights = {name: weight for layer in layers for name, weight in layer_weights(model, layer).items()}
     own, kept = ({name: found[f"{name}.weight"] for name in weights} for found in (forget, retain))
     front = [score.layer for score in select_layers(score_layers(layers, weights, own, kept))]
-    return search(model, front, own, WholeEvaluator(processor, parts, names, batch_size), steps, tolerance, risk=1.0)
+    evaluator = WholeEvaluator(processor, parts, names, batch_size)
+    return search(model, front, own, evaluator, steps, tolerance=0.0, risk=1.0)
 
 
 def full_gradients(
