@@ -59,7 +59,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/photo_unlisted.py --quick --model .cache/photo-clip-quick/model
 	$(BIN)/python benchmarks/photo_ablations.py --quick --model .cache/photo-clip-quick/model
 
-# people and objects of a CLIP that nothing was built on, whose names share their tokens
+# on a CLIP that nothing was built on, whose names share their tokens: ten people whom the tables above show in stacks alone, and their seven objects
 OTHERS := raskin thalor ulvie brisca nemoto maldin sorrel joveth velun kezia cat deer dog frog horse ship truck
 
 # hours: every table; each goes on where it was stopped, so what lies in benchmarks/results is not measured again unless removed

@@ -8,8 +8,8 @@ from typing import Any
 import zoo_seconds
 from photo_data import OBJECTS, PEOPLE, STACKED
 from photo_methods import GRIDS
-from photo_picture import falls
-from photo_report import differences, same_runs
+from photo_picture import NO_RISK, falls
+from photo_report import differences, same_runs, with_no_risk
 from photo_stacks import IN_TURN, SEARCHED, WAYS, left_and_lost, some
 from tables import by_concept, markdown, percent, say_reached
 from zoo_canvas_report import by_kind, verdict
@@ -53,10 +53,11 @@ def tables(rows: Rows) -> list[Line]:
         )
     )
     for place, concepts in zip(where, (PEOPLE, OBJECTS), strict=True):
-        own = [row for row in rows if row["concept"] in concepts]
-        both = {method: runs for method in GRIDS if (runs := same_runs(own, method))[1]}
+        own = with_no_risk([row for row in rows if row["concept"] in concepts])
+        known = [m for method in GRIDS for m in (method, NO_RISK.format(method))]
+        both = {method: runs for method in known if (runs := same_runs(own, method))[1]}
         not_worse = [method for method, runs in both.items() if not differences(*runs)["worse"]]
-        found = f"all of {len(both)}" if not not_worse else f"not {', '.join(not_worse)}: `photo_tables.md` says how"
+        found = "all" if not not_worse else f"not {'; '.join(not_worse)}: `photo_tables.md` says how"
         lines.append(
             line(place, "each baseline worse than SLUG in one of these (95 % interval)", found, not not_worse)
         )
@@ -100,7 +101,7 @@ def canvas(rows: Rows, timed: Rows) -> list[Line]:
     seconds = by_kind(timed)
     for title, own in by_kind(rows).items():
         where = f"canvas, {title.lower()}"
-        lines += verdict(where, own) + (zoo_seconds.verdict(where, seconds[title]) if title in seconds else [])
+        lines += verdict(where, own) + zoo_seconds.verdict(where, seconds.get(title, []))
     return lines
 
 

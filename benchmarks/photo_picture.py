@@ -18,6 +18,7 @@ KINDS = {
 }
 # what tables and the picture call a method
 TITLES = {method: method for method in METHODS} | {"SLUG, as published": "SLUG, plain gradient, front alone, no risk"}
+NO_RISK = "{}, no risk"
 MARKERS = "*soD^v<>PX"
 
 
@@ -27,7 +28,10 @@ def falls(rows: Rows, key: str) -> list[float]:
 
 
 def draw(rows: Rows, name: str) -> None:
-    """Draws every method by what it leaves of the concept and what it costs the rest: the lower left corner is best."""
+    """
+    Draws every method by what it leaves of the concept and what it costs the rest: the lower left corner is best. What it would have
+    been without the risk is drawn hollow.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,14 +44,18 @@ def draw(rows: Rows, name: str) -> None:
     )
     points = {}
     for axis, (title, concepts) in zip(axes[0], kinds):
-        for place, method in enumerate(METHODS):
-            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
+        shown = [(m, place, hollow) for place, m in enumerate(METHODS) for hollow in (False, True)]
+        for method, place, hollow in shown:
+            title_of = NO_RISK.format(TITLES[method]) if hollow else TITLES[method]
+            own = [row for row in rows if row["method"] == (NO_RISK.format(method) if hollow else method)]
+            own = [row for row in own if row["concept"] in concepts]
             if own:
                 lost = fmean([*falls(own, "people"), *falls(own, "objects")])
                 where = 100 * lost, 100 * fmean(row["after"]["fa5"] for row in own)
                 size = 13 if method == "SLUG" else 8
                 style = {"marker": MARKERS[place], "color": f"C{place}", "markersize": size, "alpha": 0.8}
-                (points[method],) = axis.plot(*where, linestyle="none", **style)
+                style |= {"fillstyle": "none"} if hollow else {}
+                (points[title_of],) = axis.plot(*where, linestyle="none", **style)
         # most are near nothing of either, where a point decides
         axis.set_xscale("symlog", linthresh=1)
         axis.set_yscale("symlog", linthresh=1)
@@ -56,7 +64,7 @@ def draw(rows: Rows, name: str) -> None:
             line(0, color="grey", linewidth=0.5)
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_major_formatter("{x:g}")
-    figure.legend(points.values(), map(TITLES.get, points), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(points.values(), points, loc="outside lower center", ncols=4, fontsize=8)
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / f"{name}.png", dpi=110)
     pyplot.close(figure)

@@ -7,16 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from grids import ends_chosen
-from photo_choice import RISK
-from photo_data import DEVELOPMENT_SEEDS, EVERYONE, PEOPLE
-from photo_methods import GRIDS, PATIENCE, SLUG, WIDELY
-from photo_picture import KINDS, TITLES, Rows, draw, falls
+from photo_data import EVERYONE, PEOPLE
+from photo_methods import GRIDS, SLUG, WIDELY
+from photo_notes import notes
+from photo_picture import KINDS, NO_RISK, TITLES, Rows, draw, falls
 from photo_sources import NAMES
 from tables import by_concept, interval, markdown, mean_shares, percent, percents, write
 from train_photo_clip import TRAINING
-
-from hf_slug.evaluation.risk import AIM, HARDLY
 
 
 LEFT, KEPT = ("fa1", "fa5", "fa5_reworded"), ("objects", "people", "near")
@@ -35,7 +32,6 @@ OF_SSD = (
 )
 ROW = 128  # values of a token's embedding
 COMPARED = {"fa1": "FA@1", "fa5": "FA@5", "objects": "fall of objects", "people": "fall of people"}
-NO_RISK = "{}, no risk"
 SHOWN = ("SLUG", *(m for m in SLUG if m != "SLUG"), *(line for m in GRIDS for line in (m, NO_RISK.format(m))))
 
 
@@ -53,7 +49,7 @@ def table(rows: Rows) -> str:
     """All methods on one kind of concept."""
     lines = []
     runs = list({(row["concept"], row["seed"]): row for row in rows}.values())
-    for title, state in (("untouched", "before"), ("untouched, the name struck", "struck")):
+    for title, state in (("*untouched: accuracy*", "before"), ("*untouched, the name struck: accuracy*", "struck")):
         cells = [percents(by_concept(runs, lambda row: row[state][key])) for key in (*LEFT, *KEPT)]  # noqa: B023
         shown = cells if state == "before" else [*[""] * len(LEFT), *cells[len(LEFT) :]]
         lines.append([title, *shown, "", *[""] * len(COSTS)])
@@ -78,9 +74,9 @@ def table(rows: Rows) -> str:
         "FA@1 ↓",
         "FA@5 ↓",
         "FA@5, reworded ↓",
-        "objects",
-        "people",
-        "nearest names",
+        "fall of objects",
+        "fall of people",
+        "fall of nearest names",
         "forgotten on validation",
     ]
     return markdown([*header, *(title for title, _ in COSTS.values())], lines)
@@ -216,45 +212,7 @@ def write_tables(rows: Rows, name: str) -> None:
             if ssd and not training_of(rows).get("made_by", {}).get("spell_names"):
                 parts.append(OF_SSD.format(sum(row["stored_bytes"] < 4 * 4 * ROW for row in ssd), len(ssd)))
     if len({row["method"] for row in rows}) > 1:
-        draw(rows, name)
+        draw(with_no_risk(rows), name)
         parts.append(f"![Methods by what they leave and what they cost]({name}.png)")
-    grids = "; ".join(
-        f"{title}: {', '.join(f'{k} {list(v)}' for k, v in grid.items())}" for title, grid in GRIDS.items()
-    )
-    parts += [
-        "## How the settings were chosen",
-        f"Of every grid the setting and step are taken, per concept and seed, that forget on validation (FA@5 = 0), of those the ones by whose "
-        f"margins at most {RISK:.0%} of further photographs are recognised, and of those what keeps most there (accuracy in whole points, "
-        f"then what moves least what photographs are taken for, by KL); where none forgets, the lowest FA@5 (to a twentieth), then what keeps "
-        f"most. Instead the best at {AIM:g} of that risk is taken where it keeps as much to {HARDLY:.1%}. SLUG searches layer and step by the same "
-        f"rule. (The others' risk also goes by photographs that they were trained on, which may end them early: two unseen ones would be too few.) Grids: {grids}; a setting is left "
-        f"once {PATIENCE} looks since its best had nothing to gain, i.e. were at {AIM:g} of that risk or kept less by over {HARDLY:.1%}. *No risk*: the setting that "
-        f"would be taken if the risk did not count, only the photographs at hand; where there is no such line, it would be the same in every run. The `ratio` was settled on a person and an object that the defaults were settled on.",
-        "*MB stored*: of SLUG its patch; of the others the values that differ, in float32, without saying where they are. Of FT, which still knows the "
-        "name, a part of the fall is that it competes with the others, as it does in the untouched model.",
-        f"Defaults were settled on other people and objects, in the end on photographs of seeds {list(DEVELOPMENT_SEEDS)} (`photo_ablations.md`), "
-        f"before on those of seeds 0 to 2. Photographs of what is kept are partly the same: of a person there are four that the CLIP was not "
-        f"trained on, of objects those that two seeds draw alike out of CIFAR-10's 10,000. Once, while the risk was settled, *cat* was looked at, too; and that a larger step at a tenth of the risk is taken was settled, on others, after the five "
-        f"people's FA@5 had been seen to be 3.33 without it.",
-        "AdamW, batches of 64 of the concept and of one photograph of every other name (GAFT and SalUn: `ratio` of these for each of those), "
-        "all weights but the temperature, trained in bfloat16 beside float32 weights as the CLIP itself was. SSD's Fisher information is that of "
-        "SLUG's two losses, each over its own set in batches of one size: its α is on another scale than with the one loss of its paper, so "
-        "its axis is wide. *s, all tried* holds the whole grid (SLUG: the whole search), with its validation; but for those by the clock "
-        "seconds are the processor's, what a run takes on a core of its own. Peak is how far memory rose.",
-    ]
-    if not name.endswith("quick"):
-        parts.append(edges(rows))
+    parts += notes(rows, with_edges=not name.endswith("quick"))
     write(name, parts, note="One thread a run.", rows=rows)
-
-
-def edges(rows: Rows) -> str:
-    """Says how often an end of an axis was chosen, beyond which a better setting may lie, or the last step."""
-    found = []
-    for method, grid in GRIDS.items():
-        own = [row["setting"] for row in rows if row["method"] == method]
-        axes = {key: values for key, values in grid.items() if len(values) > 1}
-        if "steps" in grid:
-            axes["step"] = grid["steps"]
-        if ends := ends_chosen(axes, own):
-            found.append(f"{method} (of {len(own)} runs): {', '.join(ends)}")
-    return f"Chosen at an end of an axis: {'; '.join(found)}." if found else ""

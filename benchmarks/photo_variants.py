@@ -95,10 +95,10 @@ WHY = {
         "were; below it another patch shifts them. So such changes come last among what keeps as much."
     ),
     "Tower": (
-        "Both compete by default. To forget one person in the vision tower, faces must be told apart there less well, and all suffer, objects most; in the "
-        "text tower a single name moves."
+        "Both compete by default. In the vision tower a whole kind must be told apart less well: people suffer for a person, and objects, "
+        "most of all, for an object; in the text tower a single name moves."
     ),
-    "Granularity": "Single matrices: whole blocks forget as well, and change (and store) several times as much.",
+    "Granularity": "Single matrices: attentions and blocks forget as well, and change all of theirs for it.",
     "Steps K": "Ten. Bisection ends at a third of the step, so more are hardly ever taken.",
     "Risk": (
         "At most 5 %, by validation and the gradient's photographs. A step that just satisfies two photographs does not satisfy a third; for layers of "

@@ -16,11 +16,15 @@ import goals
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, WIDELY, current
 from photo_picture import TITLES, falls
-from photo_report import LEFT, left
+from photo_report import LEFT, SHOWN, left, with_no_risk
 from photo_stacks import WAYS, summarize
 from photo_stacks import current as current_stacks
 from photo_unlisted import UNLISTED
 from tables import Runs, markdown, percent, percents
+from zoo_answers import HEADER as ABOUT_ANSWERS
+from zoo_answers import by_kind as kinds_of_answers
+from zoo_answers import current as asked_today
+from zoo_answers import means
 from zoo_canvas_report import METHODS as ERASERS
 from zoo_canvas_report import by_kind, complete, of, qualities
 from zoo_concepts import current as searched_today
@@ -55,10 +59,11 @@ def photographs() -> str:
     lines: list[Sequence[str]] = []
     rows, other = last("photo_tables"), last("photo_tables_other")
     for title, concepts in (("five people", PEOPLE), ("seven objects", OBJECTS)):
-        for method in METHODS:
-            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
+        every = with_no_risk([row for row in rows if row["concept"] in concepts])
+        for method in SHOWN:
+            own = [row for row in every if row["method"] == method]
             if own:
-                lines.append(line(f"{title}: {'**SLUG**' if method == 'SLUG' else TITLES[method]}", own))
+                lines.append(line(f"{title}: {'**SLUG**' if method == 'SLUG' else TITLES.get(method, method)}", own))
     for method in WIDELY:
         more = [row for row in rows if row["method"] == method and row["concept"] in EVERYONE]
         if len({row["concept"] for row in more}) > len(PEOPLE):
@@ -147,6 +152,15 @@ def hosts() -> str:
     return "\n\n".join([markdown(header, lines), said, stacks_table(stacks)])
 
 
+def answers() -> str:
+    """What the zoo's LLaVA still names, and what it answers to other questions, by each way of forgetting."""
+    rows = asked_today(Runs("zoo_answers", ()).rows)
+    lines = [
+        [f"{kind}: {title}", *cells] for kind, own in kinds_of_answers(rows).items() for title, *cells in means(own)
+    ]
+    return markdown(ABOUT_ANSWERS, lines) if lines else ""
+
+
 def concepts() -> str:
     """Each of CLIP's concepts with each seed: means and worst cases."""
     return summary(searched_today(Runs("zoo_concepts", ()).rows))
@@ -193,7 +207,14 @@ def reached() -> str:
     return goals.goals_table([*lines, *goals.canvas(canvas_rows(), timed(Runs("zoo_seconds", ()).rows))])
 
 
-BLOCKS = {"hosts": hosts, "concepts": concepts, "canvas": canvas, "photographs": photographs, "goals": reached}
+BLOCKS = {
+    "hosts": hosts,
+    "answers": answers,
+    "concepts": concepts,
+    "canvas": canvas,
+    "photographs": photographs,
+    "goals": reached,
+}
 
 
 def fill(text: str) -> str:

@@ -64,7 +64,7 @@ def run_pipeline(task: Row) -> Row:
             subprocess.run([sys.executable, str(Path(__file__).with_name("speed_setup.py")), *made], check=True)
             settings["retain"] = RetainStatistics.from_pretrained(folder)
         forward_and_backward(size, tower, 8)  # what is loaded and allocated at first is nobody's cost
-        with measured() as cost:
+        with measured(model.device) as cost:
             if task["method"] == "published":
                 prompt = TEMPLATE.format(every[0])
                 found = unlearn_as_published(model, processor, own, prompt, every, tower)
@@ -121,7 +121,7 @@ def run_stream(task: Row) -> Row:
         write_stream(Path(folder), task["count"], pixels(task["size"]))
         warm = PairStream(folder, max_samples=256)
         compute_retain_statistics(model, processor, warm, batch_size=64)
-        with measured() as cost:
+        with measured(model.device) as cost:
             compute_retain_statistics(model, processor, PairStream(folder), batch_size=64)
     return {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes, "resident_bytes": cost.highest}
 

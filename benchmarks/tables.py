@@ -128,20 +128,19 @@ def describe_machine() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
+def _git(*command: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def describe_commit() -> str:
     """The commit that the code is of, with a plus if something was changed since; empty outside a clone."""
-
-    def git(*command: str) -> str:
-        try:
-            return subprocess.run(
-                ["git", *command], cwd=RESULTS.parent, capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-
-    return git("rev-parse", "--short", "HEAD") + (
-        "+" if git("status", "--porcelain", "--", "../hf_slug", "*.py") else ""
-    )
+    changed = _git("status", "--porcelain", "--", "../hf_slug", "*.py")
+    return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 class Cost:
@@ -152,9 +151,9 @@ class Cost:
 
 
 @contextmanager
-def measured() -> Iterator[Cost]:
-    """Measures wall time and the peak of memory (of the GPU where there is one, else resident memory) of what runs inside."""
-    cost, gpu = Cost(), torch.cuda.is_available()
+def measured(device: torch.device | None = None) -> Iterator[Cost]:
+    """Measures wall time and the peak of memory of what runs inside: that of the GPU if it runs on one, else resident memory."""
+    cost, gpu = Cost(), device is not None and device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     first = torch.cuda.memory_allocated() if gpu else _resident()
@@ -272,6 +271,10 @@ def write(
         made += f" Rows that were there are kept, not measured again: {len([f for f in known if f.get('machine') != machine])} of {len(rows)} are of {'; '.join(elsewhere)}."
     if commits := sorted({found["commit"] for found in known if found.get("commit")}):
         made += f" Commits: {', '.join(commits)}."
+        if lost := [one for one in commits if not _git("cat-file", "-t", one.removesuffix("+"))]:
+            made += (
+                f" Of these, {', '.join(lost)} were on a branch that is not in the history, which holds its changes."
+            )
     others = [own for found in known if (own := {key: found[key] for key in software if key in found}) != software]
     for found in [own for i, own in enumerate(others) if own not in others[:i]]:
         different = ", ".join(

@@ -9,7 +9,7 @@ styles, in diffusers' layout (`diffusion`); the pictures in folders, `<style>/<o
 the two ViTs (`cls_model`: `style50.pth`, `style50_cls.pth`), with `pip install timm torchvision`. FID also needs torchmetrics.
 
 Each model draws 5,100 pictures in 100 steps: hours on a GPU for one concept, days for all. `--concepts Van_Gogh Dogs` takes a few,
-`--seeds 188` a fifth of the pictures. It can be stopped at any time and goes on where it was: every patch and every picture is kept in
+`--seeds 188` a fifth of the pictures, to which other seeds can be added later. It can be stopped at any time and goes on where it was: every patch and every picture is kept in
 `--output`, and the table `unlearn_canvas.md` there is written anew after every concept. `canvas/protocol.py` says where the protocol is
 written down, `canvas/metrics.py` how the metrics are defined.
 """
@@ -38,7 +38,7 @@ from hf_slug.loading import load_host
 
 
 # what every picture of a run must have in common
-SETTINGS = ("model", "dtype", "prompt", "styles", "objects", "seeds", "steps", "guidance")
+SETTINGS = ("model", "dtype", "prompt", "styles", "objects", "steps", "guidance")
 SETTINGS += ("forget", "retain", "search_pictures", "search_kept", "search_steps", "rank", "early_stopping")
 
 
@@ -82,7 +82,7 @@ class Benchmark:
         untouched = self.judged("untouched")
         for concept in self.concepts:
             file = self.args.output / concept / "row.json"
-            if not file.exists():
+            if not self.done(concept):
                 _write_whole(file, self.forget(concept))
             row = json.loads(file.read_text(encoding="utf-8"))
             # torchmetrics may have been installed since
@@ -91,10 +91,15 @@ class Benchmark:
             self.write_table(untouched)
         return self.write_table(untouched)
 
+    def done(self, concept: str) -> dict[str, Any] | None:
+        """The row of a concept, if there is one of these seeds."""
+        file = self.args.output / concept / "row.json"
+        row = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return row if row and sorted(row["seeds"]) == sorted(self.args.seeds) else None
+
     def write_table(self, untouched: list[Answer]) -> list[dict[str, Any]]:
         """Writes the table of all concepts that are done, by this call or an earlier one, and returns its rows."""
-        files = [self.args.output / concept / "row.json" for concept in self.canvas.concepts]
-        done = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        done = [row for concept in self.canvas.concepts if (row := self.done(concept))]
         rows = [{**row, "untouched": score(untouched, row["concept"], self.canvas)} for row in done]
         write("unlearn_canvas", tell(rows, self.canvas, len(untouched)), folder=self.args.output)
         return rows
@@ -121,6 +126,7 @@ class Benchmark:
         cost = patch.report["cost"]
         return {
             "concept": concept,
+            "seeds": list(args.seeds),
             **score(answers, concept, self.canvas),
             **self.distances(concept),
             "reached": patch.report["target"]["reached_on_validation"],

@@ -31,6 +31,7 @@ VARIANTS = {  # what the table calls it, and how `unlearn` does
     "SLUG as published": {"objective": "clip", "direction": "gradient", "front_only": True},
 }
 MEASURES = {"fa1": "still named ↓", "ira": "the same kind", "cra": "the other kind"}
+HEADER = ["", *MEASURES.values(), "reached on validation", "s", "peak MiB", "kB stored"]
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
@@ -68,10 +69,33 @@ def line(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [title, *cells, reached, f"{costs[0]:.0f}", f"{costs[1] / 2**20:.0f}", f"{costs[2] / 1e3:.1f}"]
 
 
+def current(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those by the search of today."""
+    return [row for row in rows if row["search"] == SEARCH]
+
+
+def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Digits and styles apart."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault("digits" if row["concept"] in DIGITS else "styles", []).append(row)
+    return found
+
+
+def means(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The untouched model, and every way."""
+    untouched = list({(row["concept"], row["seed"]): row for row in rows}.values())
+    before = [percents(by_concept(untouched, lambda row: row["before"][key])) for key in MEASURES]  # noqa: B023
+    lines = [["untouched", *before, *[""] * 4]]
+    for variant in VARIANTS:
+        own = [row for row in rows if row["variant"] == variant]
+        lines += [line(variant, own)] if own else []
+    return lines
+
+
 def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes digits and styles apart, and every concept."""
-    rows = [row for row in rows if row["search"] == SEARCH]
-    header = ["", *MEASURES.values(), "reached on validation", "s", "peak MiB", "kB stored"]
+    rows = current(rows)
     parts = ["# A vision-language model that forgets: the zoo's LLaVA"]
     parts.append(
         f"One question about each of {rows[0]['n_forget'] + rows[0]['n_retain']:,} drawings of unseen handwriting, in unseen wordings, and one "
@@ -79,24 +103,18 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
         f"for the untouched model its accuracy. Mean ± half a 95 % interval over concepts, each the mean of its seeds "
         f"({sorted({row['seed'] for row in rows})}), in percent. Searched to 1 % on validation. Seconds are the processor's."
     )
-    for title, concepts in (("Digits", DIGITS), ("Styles", [c for c in CONCEPTS if c not in DIGITS])):
-        own = [row for row in rows if row["concept"] in concepts]
-        if not own:
-            continue
-        untouched = list({(row["concept"], row["seed"]): row for row in own}.values())
-        before = [percents(by_concept(untouched, lambda row: row["before"][key])) for key in MEASURES]  # noqa: B023
-        lines = [["untouched", *before, *[""] * 4]]
-        for variant in VARIANTS:
-            mine = [row for row in own if row["variant"] == variant]
-            lines += [line(variant, mine)] if mine else []
-        parts += [f"## {title}: {', '.join(dict.fromkeys(row['concept'] for row in own))}", markdown(header, lines)]
+    for title, own in by_kind(rows).items():
+        parts += [
+            f"## {title.title()}: {', '.join(dict.fromkeys(row['concept'] for row in own))}",
+            markdown(HEADER, means(own)),
+        ]
         each = [
             line(f"{concept}: {variant.removeprefix('SLUG, ')}", mine)
             for concept in dict.fromkeys(row["concept"] for row in own)
             for variant in VARIANTS
             if (mine := [row for row in own if (row["concept"], row["variant"]) == (concept, variant)])
         ]
-        parts.append(markdown(header, each))
+        parts.append(markdown(HEADER, each))
     write(name, parts, note="One thread a run.", rows=rows)
 
 

@@ -142,7 +142,13 @@ def verdict(title: str, rows: Rows) -> list[list[str]]:
     share = slug["seconds_all"] / others["ESD"]["seconds_all"]  # without their search: `zoo_seconds.py`
     lines.append(["seconds ≤ 1/10 of ESD's, both with their search", f"1/{1 / share:.1f}", share <= 0.1])
     share = slug["stored"] / encoder
-    lines.append(["bytes ≤ 1/100 of the text encoder", f"1/{1 / share:.0f} of {encoder / 1e6:.2f} MB", share <= 0.01])
+    lines.append(
+        [
+            "bytes of its tensors ≤ 1/100 of the text encoder",
+            f"1/{1 / share:.0f} of {encoder / 1e6:.2f} MB",
+            share <= 0.01,
+        ]
+    )
     return [[title, goal, found, say_reached(reached)] for goal, found, reached in lines]
 
 

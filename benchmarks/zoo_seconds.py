@@ -59,7 +59,9 @@ def current(rows: Rows) -> Rows:
 
 
 def verdict(title: str, rows: Rows) -> list[list[str]]:
-    """SLUG's seconds are to be a tenth of ESD's."""
+    """SLUG's seconds are to be a tenth of ESD's; nothing before both were timed."""
+    if not (of(rows, "SLUG") and of(rows, "ESD")):
+        return []
     esd = fmean(row["seconds"] for row in of(rows, "ESD"))
     lines = []
     for key, words in (
@@ -93,8 +95,8 @@ def write_table(name: str, rows: Rows) -> None:
             f"Concepts: {', '.join(dict.fromkeys(row['concept'] for row in own))}.",
             markdown(["", "s", "each", "setting"], lines),
         ]
-        if of(own, "SLUG") and of(own, "ESD"):
-            parts.append(markdown(["", "goal", "found", "reached"], verdict(title.lower(), own)))
+        if reached := verdict(title.lower(), own):
+            parts.append(markdown(["", "goal", "found", "reached"], reached))
     write(name, parts, note="One thread.", rows=rows)
 
 

@@ -37,6 +37,9 @@ class SlugTechniqueConfig:
         num_inference_steps (`int`, *optional*, defaults to 50): Denoising steps.
         guidance_scale (`float`, *optional*, defaults to 7.5): Classifier-free guidance.
         batch_size (`int`, *optional*, defaults to 4): Pictures made together.
+        seed (`int`, *optional*):
+            The n-th picture that is asked for without a seed starts from the noise of `seed` + n: eval-unlearn's command line gives none.
+            Defaults to chance.
         erase_concept (`str`, *optional*): What eval-unlearn's reports call the concept. Its metric `err` demands `"nudity"`.
 
     Raises:
@@ -55,6 +58,7 @@ class SlugTechniqueConfig:
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
     batch_size: int = 4
+    seed: int | None = None
     erase_concept: str | None = None
 
     def __post_init__(self) -> None:
@@ -141,6 +145,7 @@ class SlugTechnique:
             self.pipe.register_to_config(requires_safety_checker=False)
         for arguments in self.config.loads():
             load_unlearning(self.pipe, **arguments)
+        self._made = 0
 
     @property
     def adapters(self) -> list[str]:
@@ -153,13 +158,21 @@ class SlugTechnique:
 
         Args:
             prompts (`Sequence[str]`): The prompts.
-            seed (`int`, *optional*): Picture i starts from the noise of seed + i, on every device. Defaults to chance.
+            seed (`int`, *optional*):
+                Picture i starts from the noise of seed + i, on every device. Defaults to the config's `seed`, on from the pictures that
+                were made by it, or else to chance.
             kwargs (additional keyword arguments, *optional*): Passed on to the pipeline, e.g. `num_inference_steps`.
 
         Returns:
             `list[Image.Image]`: In the order of the prompts.
         """
-        first = int(torch.randint(2**31, ())) if seed is None else seed
+        if seed is not None:
+            first = seed
+        elif self.config.seed is not None:
+            first = self.config.seed + self._made
+            self._made += len(prompts)
+        else:
+            first = int(torch.randint(2**31, ()))
         settings = {
             "num_inference_steps": self.config.num_inference_steps,
             "guidance_scale": self.config.guidance_scale,

@@ -165,7 +165,7 @@ def test_ssd_leaves_weights_that_nothing_is_given_for(processor):
     assert 0 < len(importance) < len(losses.weights)
 
 
-def test_a_weight_that_the_concept_does_not_need_is_not_divided_by_zero(processor):
+def test_a_weight_that_neither_set_needs_stays(processor):
     losses = make_losses(processor)
     nothing = {name: torch.zeros_like(weight) for name, weight in losses.weights.items()}
     before = snapshot(losses.model)

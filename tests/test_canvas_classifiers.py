@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """UnlearnCanvas's two classifiers, as their authors store them."""
 
+import re
+import subprocess
 import sys
 from types import ModuleType
 
@@ -90,7 +92,13 @@ def test_a_checkpoint_never_runs_code(monkeypatch, tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "owned"), "w"))
 
-    torch.save({"model_state_dict": {"head.weight": torch.zeros(2, 4)}, "more": Evil()}, tmp_path / "style50.pth")
-    with pytest.raises(UnsupportedModelError, match="UnpicklingError"):
+    save_classifiers(tmp_path)
+    saved = torch.load(tmp_path / "style50.pth")
+    torch.save({**saved, "more": Evil()}, tmp_path / "style50.pth")
+    with pytest.raises(UnsupportedModelError, match="UnpicklingError") as refused:
         VitJudge(tmp_path / "style50.pth", STYLE_NAMES, "cpu")
     assert not (tmp_path / "owned").exists()
+    # whoever trusts it is told how to keep the tensors alone, by a command that works
+    command = re.search(r'python -c "(.*?)"', str(refused.value))[1]
+    subprocess.run([sys.executable, "-c", command], check=True)
+    assert VitJudge(tmp_path / "style50.pth", STYLE_NAMES, "cpu").names == list(STYLE_NAMES)

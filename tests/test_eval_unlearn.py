@@ -183,6 +183,15 @@ def test_without_a_seed_pictures_come_by_chance(patches):
     assert np.array_equal(pixels(technique.generate(PROMPTS[:1])), pixels(first))
 
 
+def test_by_the_seed_of_the_config_every_picture_is_another_and_all_are_the_same_again(patches):
+    first, again = technique_of(patches[0], seed=40), technique_of(patches[0], seed=40)
+    made = [first.generate(PROMPTS[:2]), first.generate(PROMPTS[2:3])]
+    expected = again.generate(PROMPTS[:3])
+    assert np.array_equal(pixels([*made[0], *made[1]]), pixels(expected))
+    assert np.array_equal(pixels(again.generate(PROMPTS[:1], seed=40)), pixels(expected[:1]))
+    assert not np.array_equal(pixels(again.generate(PROMPTS[:1])), pixels(expected[:1]))
+
+
 def test_a_safety_checker_is_taken_off(patches, tmp_path, monkeypatch):
     class Checker(torch.nn.Module):
         def forward(self, images, **_):

@@ -190,6 +190,15 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data, tmp_path, monkeypatch):
     assert (found["fid"], found["fid_untouched"]) == (12.5, 12.5) and drawn == []
     kept = sorted(name for name in files if not name.startswith("neon"))
     assert asked_for[:2] == [("neon", kept), ("untouched", kept)]
+    # fewer seeds take a part of the pictures that are there; another one is drawn, under the same patch
+    (row,) = unlearn_canvas.main(options(data, output, seeds=[188]))
+    some = [answer for answer in answers if answer.seed == 188]
+    assert {key: row[key] for key in ("ua", "ira", "cra")} == {
+        key: value for key, value in score(some, "neon", MINIATURE).items() if key in ("ua", "ira", "cra")
+    }
+    assert drawn == [] and made == [1]
+    (row,) = unlearn_canvas.main(options(data, output, seeds=[388]))
+    assert row["seeds"] == [388] and {seed for batch in drawn for _, seed in batch} == {388} and made == [1]
     monkeypatch.setattr(unlearn_canvas, "mark_of", lambda folder: "other classifiers")
     with pytest.raises(ValueError, match="another --classifiers"):
         unlearn_canvas.main(options(data, output))

@@ -215,5 +215,5 @@ def dampen(
     """
     for name, importance in forget.items():
         weight, chosen = losses.weights[name], importance > alpha * retain[name]
-        factor = (limit * retain[name] / importance.clamp_min(1e-45)).clamp_max(1.0)
+        factor = (limit * retain[name] / importance).clamp_max(1.0)
         weight.copy_(torch.where(chosen, weight * factor, weight))

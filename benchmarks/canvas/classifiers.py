@@ -9,6 +9,7 @@ The authors' checkpoints, by `machine_unlearning/evaluation/quantitative/accurac
 """
 
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,16 @@ class VitJudge:
             state = saved["model_state_dict"]
             found = tuple(state["head.weight"].shape)
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+            advice = "Download it again."
+            if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):  # whole, and not only tensors
+                advice = (
+                    "It holds more than tensors, which could run code and is not loaded. If you trust it, keep its tensors alone: "
+                    f"python -c \"import torch; f = '{path}'; saved = torch.load(f, 'cpu', weights_only=False); "
+                    "torch.save({'model_state_dict': saved['model_state_dict']}, f)\"."
+                )
             raise UnsupportedModelError(
                 f"{path} is not one of UnlearnCanvas's classifiers: expected {{'model_state_dict': tensors}} with a head. "
-                f"Download it again. ({type(error).__name__}: {error})"
+                f"{advice} ({type(error).__name__}: {error})"
             ) from error
         if found[0] != len(names):
             raise UnsupportedModelError(
