@@ -243,9 +243,6 @@ def main() -> None:
         name, counts, groups, args.seeds = f"{name}_quick", range(1, 3), range(1), args.seeds[:1]
     load_model(args.model)
     made_by = {way: mark_of_stacks(mark_of(args.model), way) for way in WAYS}
-    for seed in args.seeds:  # before several processes want the same
-        for concept in (concept for group in groups for concept in STACKED[group][: max(counts)]):
-            find_patch({"concept": concept, "seed": seed, "model": args.model, "method": "SLUG"})
     tasks = [
         {
             "group": group,
@@ -261,6 +258,14 @@ def main() -> None:
         for weights in WAYS
     ]
     runs = Runs(name, ("group", "count", "weights", "seed", "mark"))
+    shared = {  # which several processes would want at the same time
+        (concept, task["seed"])
+        for task in runs.left(tasks)
+        if method_of(task["weights"]) == "SLUG"
+        for concept in STACKED[task["group"]][: task["count"]]
+    }
+    for concept, seed in sorted(shared):
+        find_patch({"concept": concept, "seed": seed, "model": args.model, "method": "SLUG"})
     # the largest first, as they make the patches of the smaller ones
     longest = [task for task in tasks if task["count"] == max(counts) and task["weights"] in (IN_TURN, PLAIN)]
     for part in (longest, tasks):

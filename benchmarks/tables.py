@@ -53,6 +53,11 @@ class Runs:
     def key(self, row: dict[str, Any]) -> tuple:
         return tuple(row[key] for key in self.keys)
 
+    def left(self, tasks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those that there is no row of yet."""
+        done = {self.key(row) for row in self.rows}
+        return [task for task in tasks if self.key(task) not in done]
+
     def complete(
         self,
         function: Callable[[dict[str, Any]], dict[str, Any]],
@@ -75,9 +80,7 @@ class Runs:
             `list[dict]`: The rows of these tasks, in their order.
         """
         tasks = list(tasks)
-        done = {self.key(row) for row in self.rows}
-        left = [task for task in tasks if self.key(task) not in done]
-        if left:
+        if left := self.left(tasks):
             self.path.parent.mkdir(exist_ok=True)
             os.environ |= {name: "1" for name in _QUIET}
             # forked off one that has imported what this one has (several seconds each time, else), before it has any thread
