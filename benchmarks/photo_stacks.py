@@ -154,6 +154,11 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
         f"people whom no patch of the group forgets. Three rules were made after stacks of these groups had been looked at: that what moves least wins "
         f"(first group), that changes of over 16 times come last (fourth), and `beside` itself; each was settled on other people and seeds, yet no group is untouched by them."
     )
+    known = [percent(fmean(row[key][0] for row in rows), 1) for key in ("people", "objects")]
+    text += (
+        f" Untouched, {known[0]} % of the photographs of these 35 are recognised, and {known[1]} % of the objects'. A stack takes the seconds, memory and bytes of its "
+        f"patches (`photo_tables.md`). Other methods were not stacked."
+    )
     draw(name, rows)
     most = max(row["count"] for row in rows)
     parts = [

@@ -30,7 +30,7 @@ VARIANTS = {  # what the table calls it, and how `unlearn` does
     'SLUG, objective="host", plain gradient': {"objective": "host", "direction": "gradient"},
     "SLUG as published": {"objective": "clip", "direction": "gradient", "front_only": True},
 }
-MEASURES = {"fa1": "still named ↓", "ira": "the same kind", "cra": "the other kind"}
+MEASURES = {"fa1": "still named ↓", "ira": "fall of the same kind", "cra": "fall of the other kind"}
 HEADER = ["", *MEASURES.values(), "reached on validation", "s", "peak MiB", "kB stored"]
 
 
@@ -86,7 +86,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The untouched model, and every way."""
     untouched = list({(row["concept"], row["seed"]): row for row in rows}.values())
     before = [percents(by_concept(untouched, lambda row: row["before"][key])) for key in MEASURES]  # noqa: B023
-    lines = [["untouched", *before, *[""] * 4]]
+    lines = [["*untouched: accuracy*", *before, *[""] * 4]]
     for variant in VARIANTS:
         own = [row for row in rows if row["variant"] == variant]
         lines += [line(variant, own)] if own else []
@@ -99,8 +99,7 @@ def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     parts = ["# A vision-language model that forgets: the zoo's LLaVA"]
     parts.append(
         f"One question about each of {rows[0]['n_forget'] + rows[0]['n_retain']:,} drawings of unseen handwriting, in unseen wordings, and one "
-        f"about its other kind. *Still named*: answers about the forgotten concept that are right. Of what is kept the fall in points, but "
-        f"for the untouched model its accuracy. Mean ± half a 95 % interval over concepts, each the mean of its seeds "
+        f"about its other kind. *Still named*: answers about the forgotten concept that are right. Of what is kept the fall in points. Mean ± half a 95 % interval over concepts, each the mean of its seeds "
         f"({sorted({row['seed'] for row in rows})}), in percent. Searched to 1 % on validation. Seconds are the processor's."
     )
     for title, own in by_kind(rows).items():
