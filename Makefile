@@ -46,6 +46,7 @@ test-lowest:
 # (the photographs, which come last, are loaded by name where HF_SLUG_DATA names no folder of them)
 bench bench-full: export HF_HUB_OFFLINE = $(if $(HF_SLUG_DATA),1,0)
 bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/zoo_models.py --quick
 	$(BIN)/python benchmarks/zoo_concepts.py --quick
 	$(BIN)/python benchmarks/zoo_hosts.py --quick
 	$(BIN)/python benchmarks/zoo_answers.py --quick
@@ -64,6 +65,7 @@ OTHERS := raskin thalor ulvie brisca nemoto maldin sorrel joveth velun kezia cat
 
 # hours: every table; each goes on where it was stopped, so what lies in benchmarks/results is not measured again unless removed
 bench-full: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/zoo_models.py
 	$(BIN)/python benchmarks/zoo_concepts.py
 	$(BIN)/python benchmarks/zoo_hosts.py
 	$(BIN)/python benchmarks/zoo_answers.py

@@ -33,6 +33,7 @@ from zoo_erasers import settings_of
 from zoo_hosts import WAYS as WAYS_OF_HOSTS
 from zoo_hosts import falls_of_answers, stacks_table, with_untouched
 from zoo_hosts import of as of_host
+from zoo_models import table as models_table
 from zoo_seconds import current as timed
 
 
@@ -152,6 +153,11 @@ def hosts() -> str:
     return "\n\n".join([markdown(header, lines), said, stacks_table(stacks)])
 
 
+def models() -> str:
+    """What the zoo's models can do untouched."""
+    return models_table(Runs("zoo_models", ()).rows)
+
+
 def answers() -> str:
     """What the zoo's LLaVA still names, and what it answers to other questions, by each way of forgetting."""
     rows = asked_today(Runs("zoo_answers", ()).rows)
@@ -208,6 +214,7 @@ def reached() -> str:
 
 
 BLOCKS = {
+    "models": models,
     "hosts": hosts,
     "answers": answers,
     "concepts": concepts,
