@@ -231,7 +231,7 @@ def draw(name: str, rows: Sequence[dict[str, Any]]) -> None:
                     axis.text(j, i, f"{matrix[i][j]:.2f}", ha="center", va="center", color="black", fontsize=7)
     figure.colorbar(picture, ax=axes, label="mean cosine")
     RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    figure.savefig(RESULTS / f"{name}.png", dpi=70)
     pyplot.close(figure)
 
 
