@@ -7,9 +7,9 @@ from typing import Any
 
 import zoo_seconds
 from photo_data import OBJECTS, PEOPLE, STACKED
-from photo_methods import GRIDS
-from photo_picture import NO_RISK, falls
-from photo_report import differences, same_runs, with_no_risk
+from photo_methods import SLUG
+from photo_picture import falls
+from photo_report import SHOWN, differences, same_runs, with_no_risk
 from photo_stacks import IN_TURN, SEARCHED, WAYS, left_and_lost, some
 from tables import by_concept, markdown, percent, say_reached
 from zoo_canvas_report import by_kind, verdict
@@ -54,8 +54,8 @@ def tables(rows: Rows) -> list[Line]:
     )
     for place, concepts in zip(where, (PEOPLE, OBJECTS), strict=True):
         own = with_no_risk([row for row in rows if row["concept"] in concepts])
-        known = [m for method in GRIDS for m in (method, NO_RISK.format(method))]
-        both = {method: runs for method in known if (runs := same_runs(own, method))[1]}
+        others = [method for method in SHOWN if method not in SLUG]
+        both = {method: runs for method in others if (runs := same_runs(own, method))[1]}
         not_worse = [method for method, runs in both.items() if not differences(*runs)["worse"]]
         found = "all" if not not_worse else f"not {'; '.join(not_worse)}: `photo_tables.md` says how"
         lines.append(

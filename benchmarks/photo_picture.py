@@ -44,18 +44,17 @@ def draw(rows: Rows, name: str) -> None:
     )
     points = {}
     for axis, (title, concepts) in zip(axes[0], kinds):
-        shown = [(m, place, hollow) for place, m in enumerate(METHODS) for hollow in (False, True)]
-        for method, place, hollow in shown:
-            title_of = NO_RISK.format(TITLES[method]) if hollow else TITLES[method]
-            own = [row for row in rows if row["method"] == (NO_RISK.format(method) if hollow else method)]
-            own = [row for row in own if row["concept"] in concepts]
+        shown = [
+            (name, i, fill) for i, m in enumerate(METHODS) for name, fill in ((m, "full"), (NO_RISK.format(m), "none"))
+        ]
+        for method, place, fill in shown:
+            own = [row for row in rows if row["method"] == method and row["concept"] in concepts]
             if own:
                 lost = fmean([*falls(own, "people"), *falls(own, "objects")])
                 where = 100 * lost, 100 * fmean(row["after"]["fa5"] for row in own)
                 size = 13 if method == "SLUG" else 8
                 style = {"marker": MARKERS[place], "color": f"C{place}", "markersize": size, "alpha": 0.8}
-                style |= {"fillstyle": "none"} if hollow else {}
-                (points[title_of],) = axis.plot(*where, linestyle="none", **style)
+                (points[TITLES.get(method, method)],) = axis.plot(*where, linestyle="none", fillstyle=fill, **style)
         # most are near nothing of either, where a point decides
         axis.set_xscale("symlog", linthresh=1)
         axis.set_yscale("symlog", linthresh=1)

@@ -20,14 +20,12 @@ from photo_report import LEFT, SHOWN, left, with_no_risk
 from photo_stacks import WAYS, summarize
 from photo_stacks import current as current_stacks
 from photo_unlisted import UNLISTED
-from tables import Runs, markdown, percent, percents
+from tables import Runs, markdown, percent, percents, searched_today
 from zoo_answers import HEADER as ABOUT_ANSWERS
-from zoo_answers import by_kind as kinds_of_answers
-from zoo_answers import current as asked_today
+from zoo_answers import KINDS as ANSWERED
 from zoo_answers import means
 from zoo_canvas_report import METHODS as ERASERS
 from zoo_canvas_report import by_kind, complete, of, qualities
-from zoo_concepts import current as searched_today
 from zoo_concepts import summary
 from zoo_erasers import settings_of
 from zoo_hosts import WAYS as WAYS_OF_HOSTS
@@ -160,9 +158,9 @@ def models() -> str:
 
 def answers() -> str:
     """What the zoo's LLaVA still names, and what it answers to other questions, by each way of forgetting."""
-    rows = asked_today(Runs("zoo_answers", ()).rows)
+    rows = searched_today(Runs("zoo_answers", ()).rows)
     lines = [
-        [f"{kind}: {title}", *cells] for kind, own in kinds_of_answers(rows).items() for title, *cells in means(own)
+        [f"{kind}: {title}", *cells] for kind, own in by_kind(rows, ANSWERED).items() for title, *cells in means(own)
     ]
     return markdown(ABOUT_ANSWERS, lines) if lines else ""
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -99,6 +100,11 @@ class Runs:
         return [by_key[self.key(task)] for task in tasks]
 
 
+def searched_today(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those by the search of today."""
+    return [row for row in rows if row["search"] == SEARCH]
+
+
 def mark(settings: Any) -> str:
     """A short mark of settings (anything JSON can say): rows that were made by others don't belong in one table."""
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
@@ -138,6 +144,12 @@ def _git(*command: str) -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+@cache
+def _history() -> list[str]:
+    # nothing, where it can't be told what is missing: outside a clone, or in a shallow one
+    return _git("rev-list", "HEAD").split() if _git("rev-parse", "--is-shallow-repository") == "false" else []
 
 
 def describe_commit() -> str:
@@ -274,10 +286,10 @@ def write(
         made += f" Rows that were there are kept, not measured again: {len([f for f in known if f.get('machine') != machine])} of {len(rows)} are of {'; '.join(elsewhere)}."
     if commits := sorted({found["commit"] for found in known if found.get("commit")}):
         made += f" Commits: {', '.join(commits)}."
-        if lost := [one for one in commits if not _git("cat-file", "-t", one.removesuffix("+"))]:
-            made += (
-                f" Of these, {', '.join(lost)} were on a branch that is not in the history, which holds its changes."
-            )
+        history = _history()
+        lost = [one for one in commits if not any(known.startswith(one.removesuffix("+")) for known in history)]
+        if history and lost:
+            made += f" Of these, {', '.join(lost)} are not in the history: of a branch of somebody's own."
     others = [own for found in known if (own := {key: found[key] for key in software if key in found}) != software]
     for found in [own for i, own in enumerate(others) if own not in others[:i]]:
         different = ", ".join(

@@ -81,10 +81,10 @@ class Benchmark:
         """Judges the untouched model, then forgets each concept, and writes the table after each."""
         untouched = self.judged("untouched")
         for concept in self.concepts:
-            file = self.args.output / concept / "row.json"
-            if not self.done(concept):
-                _write_whole(file, self.forget(concept))
-            row = json.loads(file.read_text(encoding="utf-8"))
+            file, row = self.args.output / concept / "row.json", self.done(concept)
+            if row is None:
+                row = self.forget(concept)
+                _write_whole(file, row)
             # torchmetrics may have been installed since
             if row["fid"] is None and (found := self.distances(concept))["fid"] is not None:
                 _write_whole(file, row | found)

@@ -16,10 +16,10 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from tables import SEARCH, Runs, markdown, measured, percents, write
+from tables import SEARCH, Runs, markdown, measured, percents, searched_today, write
+from zoo_canvas_report import by_kind
 
 from hf_slug import zoo
-from hf_slug.zoo.data import DIGITS
 from hf_slug.zoo.unlearning import answer_evaluator
 
 
@@ -31,6 +31,7 @@ VARIANTS = {  # what the table calls it, and how `unlearn` does
     "SLUG as published": {"objective": "clip", "direction": "gradient", "front_only": True},
 }
 MEASURES = {"fa1": "still named ↓", "ira": "fall of the same kind", "cra": "fall of the other kind"}
+KINDS = {"digits": "digit", "styles": "style"}  # as the table says it
 HEADER = ["", *MEASURES.values(), "reached on validation", "s", "peak MiB", "kB stored"]
 
 
@@ -69,19 +70,6 @@ def line(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [title, *cells, reached, f"{costs[0]:.0f}", f"{costs[1] / 2**20:.0f}", f"{costs[2] / 1e3:.1f}"]
 
 
-def current(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those by the search of today."""
-    return [row for row in rows if row["search"] == SEARCH]
-
-
-def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Digits and styles apart."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault("digits" if row["concept"] in DIGITS else "styles", []).append(row)
-    return found
-
-
 def means(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The untouched model, and every way."""
     untouched = list({(row["concept"], row["seed"]): row for row in rows}.values())
@@ -95,14 +83,15 @@ def means(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes digits and styles apart, and every concept."""
-    rows = current(rows)
+    rows = searched_today(rows)
     parts = ["# A vision-language model that forgets: the zoo's LLaVA"]
     parts.append(
         f"One question about each of {rows[0]['n_forget'] + rows[0]['n_retain']:,} drawings of unseen handwriting, in unseen wordings, and one "
-        f"about its other kind. *Still named*: answers about the forgotten concept that are right. Of what is kept the fall in points. Mean ± half a 95 % interval over runs, i.e. concept × seed, of which those of a concept share it (seeds "
+        f"about its other kind. *Still named*: answers about the forgotten concept that are right. Of what is kept the fall in points. "
+        f"Mean ± half a 95 % interval over runs, i.e. concept × seed, of which those of a concept share it (seeds "
         f"({sorted({row['seed'] for row in rows})}), in percent. Searched to 1 % on validation. Seconds are the processor's."
     )
-    for title, own in by_kind(rows).items():
+    for title, own in by_kind(rows, KINDS).items():
         parts += [
             f"## {title.title()}: {', '.join(dict.fromkeys(row['concept'] for row in own))}",
             markdown(HEADER, means(own)),

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """The tables and sentences of `zoo_canvas.py`, from its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -43,9 +43,9 @@ def complete(rows: Rows) -> list[dict[str, Any]]:
     return [row for row in rows if all((row["concept"], row["seed"]) in own for own in done)]
 
 
-def by_kind(rows: Rows) -> dict[str, list[dict[str, Any]]]:
+def by_kind(rows: Rows, titles: Mapping[str, str] = KINDS) -> dict[str, list[dict[str, Any]]]:
     """The rows of styles and of objects, by their title; without a kind that has none."""
-    kinds = {title: [row for row in rows if kind(row["concept"]) == key] for title, key in KINDS.items()}
+    kinds = {title: [row for row in rows if kind(row["concept"]) == key] for title, key in titles.items()}
     return {title: own for title, own in kinds.items() if own}
 
 

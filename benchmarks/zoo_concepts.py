@@ -15,7 +15,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from tables import SEARCH, Runs, markdown, percent, write
+from tables import SEARCH, Runs, markdown, percent, searched_today, write
 
 from hf_slug import UnlearningResult, zoo
 from hf_slug.data import load_pairs
@@ -78,11 +78,6 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "other_after": other[1],
         "seconds": cost["gradient_s"] + cost["search_s"],
     }
-
-
-def current(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of today's search."""
-    return [row for row in rows if row["search"] == SEARCH]
 
 
 def by_direction(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -152,7 +147,7 @@ def concepts_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the summary, a line a concept, and what went wrong; each direction apart."""
-    rows = current(rows)
+    rows = searched_today(rows)
     directions = by_direction(rows)
     runs = ", ".join(f"{len(own)} by {DIRECTIONS[direction]}" for direction, own in directions.items())
     parts = [

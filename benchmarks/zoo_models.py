@@ -24,7 +24,7 @@ from hf_slug.zoo.unlearning import answer_evaluator
 
 
 DRAWN = 5  # the seed of the drawings
-KINDS: dict[str, list[str]] = {"digit": data.DIGITS, "style": list(data.STYLES)}
+KINDS = ("digit", "style")
 Row = dict[str, Any]
 
 
@@ -40,13 +40,15 @@ def of_pictures(name_all: Callable[[str], Callable[[Sequence[Any]], list[tuple[s
 def clip(quick: bool) -> Row:
     """Zero-shot."""
     loaded = zoo.load_clip()
-    return of_pictures(lambda kind: ZeroShotJudge(*loaded, [KINDS[kind]], data.TEMPLATES[kind]), 3 if quick else None)
+    return of_pictures(
+        lambda kind: ZeroShotJudge(*loaded, [data.names(kind)], data.TEMPLATES[kind]), 3 if quick else None
+    )
 
 
 def the_judge(quick: bool) -> Row:
     """The ResNet by which pictures of the Stable Diffusion are judged."""
     loaded = zoo.load_judge()
-    return of_pictures(lambda kind: ClassifierJudge(*loaded, kinds=[KINDS[kind]]), 3 if quick else None)
+    return of_pictures(lambda kind: ClassifierJudge(*loaded, kinds=[data.names(kind)]), 3 if quick else None)
 
 
 def stable_diffusion(quick: bool) -> Row:
