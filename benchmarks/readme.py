@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import goals
+import speed_goals
 from photo_data import EVERYONE, OBJECTS, PEOPLE, STACKED
 from photo_methods import METHODS, WIDELY, current
 from photo_picture import TITLES, falls
@@ -211,6 +212,15 @@ def reached() -> str:
     return goals.goals_table([*lines, *goals.canvas(canvas_rows(), timed(Runs("zoo_seconds", ()).rows))])
 
 
+def speed() -> str:
+    """Each goal of speed and memory, as found on the machine that measured last."""
+    rows = Runs("speed", ()).rows
+    if not rows:
+        return ""
+    where = f"{rows[-1]['machine']}, {rows[-1]['device']}, {rows[-1]['threads']} threads:"
+    return f"{where}\n\n{speed_goals.goals(speed_goals.current(rows))}"
+
+
 BLOCKS = {
     "models": models,
     "hosts": hosts,
@@ -219,6 +229,7 @@ BLOCKS = {
     "canvas": canvas,
     "photographs": photographs,
     "goals": reached,
+    "speed": speed,
 }
 
 

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy
-from tables import markdown, say_reached
+from tables import SEARCH, markdown, say_reached
 
 
 Row = dict[str, Any]
 TOWERS = {"both": "both towers", "text": "the text tower", "vision": "the vision tower"}
 FASTER = {("both", ""): 8, ("text", ""): 12, ("text", "statistics"): 25}
+
+
+def current(rows: Sequence[Row]) -> list[Row]:
+    """Those of the machine that was used last and, of whole runs, by the search of today."""
+    same = [row for row in rows if all(row[key] == rows[-1][key] for key in ("device", "machine", "threads"))]
+    return [row for row in same if row["kind"] != "pipeline" or row["search"] == SEARCH]
 
 
 def exponent(rows: Sequence[Row]) -> float:

@@ -156,6 +156,18 @@ def test_every_goal_is_said_beside_what_was_found():
     assert speed_goals.goals([]) == ""
 
 
+def test_goals_are_of_the_machine_and_search_that_were_used_last():
+    here = {"device": "cpu", "machine": "here", "threads": 2}
+    rows = [
+        {**here, "machine": "there", "kind": "stream", "count": 1},
+        {**here, "threads": 1, "kind": "stream", "count": 1},
+        {**here, "kind": "pipeline", "search": "an older one"},
+        {**here, "kind": "pipeline", "search": tables.SEARCH},
+        {**here, "kind": "stream", "count": 1},
+    ]
+    assert speed_goals.current(rows) == rows[3:]
+
+
 def test_sizes_are_those_of_real_models():
     with torch.device("meta"):
         model = CLIPModel(speed_setup.configure("ViT-B/32"))
