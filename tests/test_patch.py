@@ -3,7 +3,7 @@
 
 import itertools
 import json
-import shutil
+import os
 import tempfile
 from pathlib import Path
 
@@ -275,8 +275,9 @@ def test_a_save_over_a_patch_that_is_killed_leaves_one_of_the_two_or_none(tmp_pa
 
         try:
             with monkeypatch.context() as patched:
-                for owner, name in ((Path, "rename"), (Path, "replace"), (Path, "write_text"), (shutil, "rmtree")):
-                    patched.setattr(owner, name, dies(getattr(owner, name)))
+                for owner, names in ((Path, ("rename", "replace", "write_text")), (os, ("unlink", "rmdir"))):
+                    for name in names:
+                        patched.setattr(owner, name, dies(getattr(owner, name)))
                 new.save_pretrained(folder)
         except Killed:
             found.add(UnlearningPatch.from_pretrained(folder).config.rank if folder.exists() else "none")
