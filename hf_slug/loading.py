@@ -163,12 +163,18 @@ def _one(device: str | None) -> str | None:
 @contextmanager
 def _said(name: str, device: str | None) -> Iterator[None]:
     """Says what could not be loaded, and where to."""
+    import torch
     from safetensors import SafetensorError
 
+    what = f"{name} can't be loaded on {device or 'the default device'}"
+    try:
+        torch.empty(0, device=None if device == "auto" else device)
+    except (AssertionError, RuntimeError) as error:  # a device that this torch was not built for; one without a driver
+        raise UnsupportedModelError(f"{what}: {error}") from error
     try:
         yield
-    except (SafetensorError, AssertionError) as error:  # damaged weights; a device that this torch was not built for
-        raise UnsupportedModelError(f"{name} can't be loaded on {device or 'the default device'}: {error}") from error
+    except SafetensorError as error:  # damaged weights
+        raise UnsupportedModelError(f"{what}: {error}") from error
 
 
 def _default_device() -> Any:

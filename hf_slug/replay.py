@@ -158,7 +158,8 @@ def run_above(model: nn.Module, layer: Layer, recording: Recording) -> torch.Ten
     """
     parts = _Parts(model, layer)
     device = next(model.parameters()).device
-    kept = {key: tensor.to(device, non_blocking=True) for key, tensor in recording.kept.items()}
+    # of any type: some versions of transformers want a FloatTensor here, others a Tensor
+    kept: dict[str, Any] = {key: tensor.to(device, non_blocking=True) for key, tensor in recording.kept.items()}
 
     def passing(hidden: torch.Tensor, *_: Any, **__: Any) -> Any:
         return (hidden,) if recording.in_tuples else hidden

@@ -69,7 +69,7 @@ def describe_software() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | {"torch": str(torch.__version__)}  # with its build, which the metadata of some wheels leaves out
 
 
 def describe_model(model: Any) -> dict[str, Any]:

@@ -21,9 +21,8 @@ def test_importing_the_package_brings_hardly_more_than_peft():
 
 
 def test_reading_data_imports_datasets_when_it_must():
-    run(
-        "import sys, hf_slug.data, hf_slug.captions", "assert not {'datasets', 'pandas', 'pyarrow'} & set(sys.modules)"
-    )
+    # pandas and pyarrow, too, but these some versions of scikit-learn import, which transformers imports
+    run("import sys, hf_slug.data, hf_slug.captions", "assert 'datasets' not in sys.modules")
 
 
 def test_importing_the_package_makes_slug_a_peft_type():
