@@ -216,9 +216,9 @@ def say_reached(done: bool) -> str:
 
 
 def percents(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± half an interval, in percent."""
+    """Mean ± half an interval, in percent; of a single run, which has none, that alone."""
     mean, half = interval(values)
-    return f"{percent(mean, digits)} ± {percent(half, digits)}"
+    return percent(mean, digits) + (f" ± {percent(half, digits)}" if len(values) > 1 else "")
 
 
 def shares(values: Sequence[float], counts: Sequence[int]) -> str:

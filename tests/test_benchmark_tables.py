@@ -73,6 +73,7 @@ def test_the_interval_is_students(n):
 def test_numbers_in_words():
     assert tables.percent(-0.00001) == "0.00" and tables.percent(0.12345, 1) == "12.3"
     assert tables.percents([0.1, 0.1]) == "10.00 ± 0.00"
+    assert tables.percents([0.1]) == "10.00"  # one run has no interval
     assert tables.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n|---|---|\n| 1 | x |"
 
 
