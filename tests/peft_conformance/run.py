@@ -55,7 +55,9 @@ def fetch_tests(cache: Path) -> Path:
                 f"package index reachable (and `pip install setuptools wheel`), or unpack {name}.tar.gz into {cache}."
             )
         with tarfile.open(archives[0]) as archive:
-            archive.extractall(scratch, filter="data")
+            # no links out of the folder; Pythons before 3.11.4 (3.10.12) know no filters, and pass the attribute by
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(scratch)
         if not (Path(scratch) / name / "tests" / "testing_common.py").is_file():
             sys.exit(
                 f"{archives[0].name} holds no tests/testing_common.py: PEFT has moved its tests, adapt {__file__}."
