@@ -2,7 +2,7 @@
 """
 How long it takes to forget a concept: beside the procedure as published, and beside what the hardware can do.
 
-    python benchmarks/speed.py            # about two hours on two cores that do nothing else; goes on where it was stopped
+    python benchmarks/speed.py            # about three hours on two cores that do nothing else; goes on where it was stopped
     python benchmarks/speed.py --quick    # minutes, on a tiny model
 
 Writes `benchmarks/results/speed.md`. Models have the sizes of real ones and random weights. Where there is a GPU, everything runs on it.
