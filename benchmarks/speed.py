@@ -68,12 +68,12 @@ def run_pipeline(task: Row) -> Row:
             if task["method"] == "published":
                 prompt = TEMPLATE.format(every[0])
                 found = unlearn_as_published(model, processor, own, prompt, every, tower)
-                chosen, tried, costs = found.chosen, [trial.layer for trial in found.trials], {}
+                chosen, tried, costs = found.chosen, [(trial.layer, None) for trial in found.trials], {}
                 row = {"layer": chosen.layer.name, "step_size": chosen.step_size}
             else:
                 report = unlearn(model, processor, concept=every[0], names=every, **settings).report
                 by_name = {layer.name: layer for layer in candidate_layers(model)}
-                tried = [by_name[trial["layer"]] for trial in report["search"]]
+                tried = [(by_name[trial["layer"]], trial.get("n")) for trial in report["search"]]
                 row = {key: report["chosen"][key] for key in ("layer", "step_size")}
                 costs = {key: report["cost"][key] for key in ("gradient_s", "search_s")}
     images, prompt = forward_and_backward_flops(size, tower)
@@ -82,7 +82,7 @@ def run_pipeline(task: Row) -> Row:
         **row,
         **costs,
         "trials": len(tried),
-        "layers": len(set(tried)),
+        "layers": len(dict(tried)),
         "seconds": cost.seconds,
         "peak_bytes": cost.peak_bytes,
         "forget_s": min(seconds_of(lambda: forward_and_backward(size, tower, task["forget"])) for _ in range(2)),

@@ -57,10 +57,12 @@ def forward_and_backward_flops(size: str, tower: str) -> tuple[float, float]:
     return (more - few) / 4, 2 * few - more
 
 
-def search_flops(size: str, tried: Sequence[Layer], parts: dict[str, Any], every: list[str]) -> float:
+def search_flops(
+    size: str, tried: Sequence[tuple[Layer, int | None]], parts: dict[str, Any], every: list[str]
+) -> float:
     """
     The operations that a search can't do without: all validation images and names once, and above the changed layer those of the concept (or all
-    names) for each step, and the retained ones once a layer.
+    names) for each step, and the retained ones once a layer. Of a step that was looked at no further the images it took to know.
     """
     model, processor = load(size)
     some = torch.randn(1, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
@@ -75,8 +77,8 @@ def search_flops(size: str, tried: Sequence[Layer], parts: dict[str, Any], every
         return 1 - layer.block / blocks[layer.tower]
 
     total = (forget + retain) * image + prompts
-    total += sum(above(layer) * (forget * image if layer.tower == "vision" else prompts) for layer in tried)
-    return total + sum(above(layer) * retain * image for layer in set(tried) if layer.tower == "vision")
+    total += sum(above(layer) * ((n or forget) * image if layer.tower == "vision" else prompts) for layer, n in tried)
+    return total + sum(above(layer) * retain * image for layer in dict(tried) if layer.tower == "vision")
 
 
 def count_flops(function: Callable[[], Any]) -> float:

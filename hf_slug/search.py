@@ -82,7 +82,8 @@ def search(
             Forgotten means a primary metric at or below this, or at or above where greater is better. Defaults to 0 and 1.
         trajectory (`str`, *optional*, defaults to `"best"`):
             Where the retained accuracy is measured: at the `"best"` step of each layer, also at every step of the `"chosen"`
-            layer, or at `"all"` steps of all layers.
+            layer, or at `"all"` steps of all layers. With `"best"` a step of the vision tower is looked at no further once it is certain
+            that it does not reach the target; `n` says after how many images.
         host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
         reserve (`Iterable[Layer]`, *optional*):
             More layers, best first, searched one by one while none has forgotten the concept and kept the rest; with a
@@ -178,6 +179,13 @@ def search(
             each.forgotten = (safer if accepted else goal).is_forgotten(each.metrics)
         return safe if accepted else trial
 
+    def look_again(prepared: PreparedZeroShot, trials: Sequence[Trial]) -> None:
+        """Completes looks that stopped early, where none forgets: which step comes closest, can't be told otherwise."""
+        short = [trial for trial in trials if "n" in trial.metrics]
+        measure = prepared.probe(short[0].layer, whole=True) if short else None
+        for trial in short:
+            trial.metrics = cast(Measure, measure)(change(trial)[1])
+
     def look(some: Sequence[Layer]) -> list[list[Trial]]:
         """Searches layers, each in one of the processes; returns the trials of each that had any, in their order."""
         nonlocal before
@@ -185,10 +193,13 @@ def search(
         for i, layer in processes.mine(some):
             weights, on_them = start_of(model, layer)
             measure = prepared.probe(layer) if prepared is not None else call(layer)
-            if before is None:
+            if before is None and i == 0:  # by the same layer, however many processes there are
                 before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
             rest: dict[str, Any] = {"tolerance": tolerance, "hopeless": hopeless, "stacked": on_them}
-            found.append((i, search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)))
+            trials = search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)
+            if isinstance(prepared, PreparedZeroShot) and not any(goal.is_reached(trial.metrics) for trial in trials):
+                look_again(prepared, trials)
+            found.append((i, trials))
             bar.update()
         return [trials for _, trials in sorted(processes.gather(found), key=lambda own: own[0]) if trials]
 
@@ -200,7 +211,8 @@ def search(
             yield part
 
     if isinstance(prepared, PreparedZeroShot):
-        prepared.expect([layer for _, layer in processes.mine(layers)])
+        enough = goal.target if trajectory == "best" else math.inf
+        prepared.expect([layer for _, layer in processes.mine(layers)], enough)
     untouched: dict[str, float] = {}
     if behaviour is not None and ends:
         untouched = processes.from_main(lambda: behaviour.evaluator.retained(behaviour.host))

@@ -218,7 +218,7 @@ class Margins(PreparedZeroShot):
     def prepare(self, model):
         return self
 
-    def expect(self, layers):
+    def expect(self, layers, enough):
         pass
 
     def _moved(self, layer, weights):

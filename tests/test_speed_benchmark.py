@@ -196,8 +196,9 @@ def test_the_floor_of_a_search_is_counted_from_above_the_layer():
     parts, every = speed_setup.collect("tiny", 4, 8)
     layers = {layer.name: layer for layer in candidate_layers(speed_setup.load("tiny")[0])}
     first, last = (layers[f"vision_model.encoder.layers.{i}.mlp.fc1"] for i in (0, 2))
-    nothing, top, low, twice = (
-        speed_floor.search_flops("tiny", tried, parts, every) for tried in ([], [last], [first], [first, first])
+    nothing, top, low, twice, short = (
+        speed_floor.search_flops("tiny", tried, parts, every)
+        for tried in ([], [(last, None)], [(first, None)], [(first, None)] * 2, [(first, None), (first, 1)])
     )
     n_forget, n_retain = len(parts["validation_forget"]), len(parts["validation_retain"])
     model, processor = speed_setup.load("tiny")
@@ -205,3 +206,4 @@ def test_the_floor_of_a_search_is_counted_from_above_the_layer():
         image = speed_floor.count_flops(lambda: model.get_image_features(torch.zeros(1, 3, 64, 64)))
     assert low - nothing == pytest.approx(image * (n_forget + n_retain))
     assert top - nothing == pytest.approx((low - nothing) / 3) and twice - low == pytest.approx(image * n_forget)
+    assert short - low == pytest.approx(image)

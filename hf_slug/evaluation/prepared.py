@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Evaluators under many changes of one model: zero-shot classification runs only what lies above the changed layer."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,6 +19,11 @@ from .risk import estimate_risk
 from .zero_shot import Metrics, ZeroShotEvaluator
 
 
+# Images of the concept go through a changed vision tower in so many parts, so that one may save the others; below so many images a
+# part costs hardly less.
+_PARTS, _LEAST = 4, 16
+
+
 class PreparedZeroShot:
     """
     A [`ZeroShotEvaluator`] for one model and many small changes: runs only what lies above the changed layer.
@@ -29,26 +35,33 @@ class PreparedZeroShot:
 
     def __init__(self, evaluator: ZeroShotEvaluator, model: PreTrainedModel):
         self.evaluator, self.model = evaluator, model
+        self.enough = math.inf
         self.classes = evaluator.embed_names(model)
         self.near = evaluator.neighbors(self.classes)
         self._images: torch.Tensor | None = None
         self._kept: torch.Tensor | None = None  # the retain images, as the original vision tower sees them
         self._recorder = self._record(())
 
-    def expect(self, layers: Sequence[Layer]) -> None:
-        """Says which layers will be probed, in this order, so that what they read may be recorded together."""
+    def expect(self, layers: Sequence[Layer], enough: float = math.inf) -> None:
+        """
+        Says which layers will be probed, in this order, so that what they read may be recorded together; and that a change of the vision tower
+        need be looked at no further once it is certain that the primary metric is above `enough`.
+        """
+        self.enough = enough
         self._recorder = self._record([layer for layer in layers if layer.tower == "vision"])
 
     def _record(self, layers: Sequence[Layer]) -> Recorder:
         evaluator = self.evaluator
-        return Recorder(self.model, evaluator.processor, evaluator.forget, evaluator.batch_size, layers)
+        size = min(evaluator.batch_size, max(_LEAST, math.ceil(evaluator.n_forget / _PARTS)))
+        return Recorder(self.model, evaluator.processor, evaluator.forget, size, layers)
 
-    def probe(self, layer: Layer) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
+    def probe(self, layer: Layer, whole: bool = False) -> Callable[[Mapping[str, torch.Tensor]], Metrics]:
         """
         Returns a function, quick to call again and again, from weights of `layer` to `fa1`, `fa5`, `risk`, and `risk_n`, the number of
-        images that the risk rests on.
+        images that the risk rests on. Where it stopped early, which `whole` never does, these are of `n` images.
         """
         evaluator, model = self.evaluator, self.model
+        enough = math.inf if whole else self.enough
 
         def score(images: torch.Tensor, classes: torch.Tensor) -> Metrics:
             risk = estimate_risk(evaluator.margins(images, classes))
@@ -59,9 +72,17 @@ class PreparedZeroShot:
             recordings = self._recorder.take(layer)
 
             def measure(weights: Mapping[str, torch.Tensor]) -> Metrics:
+                parts, shown = [], 0.0
                 with changed_weights(model, layer, weights):
-                    images = torch.cat([run_above(model, layer, recording) for recording in recordings])
-                return score(images, self.classes)
+                    for i, recording in enumerate(recordings):
+                        parts.append(run_above(model, layer, recording))
+                        found = evaluator.forgotten(parts[-1], self.classes)
+                        shown += found[evaluator.primary_metric] * len(parts[-1])
+                        if round(shown) / evaluator.n_forget > enough:
+                            recordings.insert(0, recordings.pop(i))  # what has told first is asked first
+                            break
+                images = torch.cat(parts)
+                return score(images, self.classes) | ({"n": len(images)} if len(images) < evaluator.n_forget else {})
 
         else:
             if self._images is None:
