@@ -181,10 +181,10 @@ def search(
 
     def look_again(prepared: PreparedZeroShot, trials: Sequence[Trial]) -> None:
         """Completes looks that stopped early, where none forgets: which step comes closest, can't be told otherwise."""
-        short = [trial for trial in trials if "n" in trial.metrics]
-        measure = prepared.probe(short[0].layer, whole=True) if short else None
-        for trial in short:
-            trial.metrics = cast(Measure, measure)(change(trial)[1])
+        if short := [trial for trial in trials if "n" in trial.metrics]:
+            measure = prepared.probe(short[0].layer, whole=True)
+            for trial in short:
+                trial.metrics = measure(change(trial)[1])
 
     def look(some: Sequence[Layer]) -> list[list[Trial]]:
         """Searches layers, each in one of the processes; returns the trials of each that had any, in their order."""
