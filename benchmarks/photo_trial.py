@@ -16,6 +16,7 @@ from photo_variants import Variant
 from transformers import CLIPModel
 
 from hf_slug.direction import InputMoment, compute_directions, compute_input_moments, sum_up, whiten
+from hf_slug.embedding import embed
 from hf_slug.evaluation import ZeroShotEvaluator, seen_beside
 from hf_slug.gradients import eval_mode
 from hf_slug.inputs import image_batches, text_batch
@@ -26,7 +27,7 @@ from hf_slug.scores import score_layers, select_layers
 from hf_slug.search import Search, search
 from hf_slug.steps import Trial as Step
 from hf_slug.steps import new_weights
-from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights, resolve_modules
+from hf_slug.towers import TOWERS, Layer, candidate_layers, layer_weights, resolve_modules
 
 
 class Trial:

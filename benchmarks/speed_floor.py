@@ -11,10 +11,12 @@ from speed_setup import TEMPLATE, load, names, pixels
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPModel
 
+from hf_slug.embedding import embed
 from hf_slug.gradients import requires_grad_only
 from hf_slug.inputs import text_batch
 from hf_slug.losses import forget_loss, retain_loss
-from hf_slug.towers import TOWERS, Layer, candidate_layers, embed, layer_weights
+from hf_slug.replay import record_below, run_above
+from hf_slug.towers import Layer, candidate_layers, layer_weights
 
 
 def candidate_weights(model: CLIPModel, tower: str) -> dict[str, torch.nn.Parameter]:
@@ -65,20 +67,23 @@ def search_flops(
     names) for each step, and the retained ones once a layer. Of a step that was looked at no further the images it took to know.
     """
     model, processor = load(size)
-    some = torch.randn(1, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
+    some = torch.randn(2, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
     said = text_batch(model, processor, [TEMPLATE.format(name) for name in every])
-    with torch.no_grad():
-        image = count_flops(lambda: embed(model, "vision", {"pixel_values": some}))
-        prompts = count_flops(lambda: embed(model, "text", said))
+    batches: dict[str, dict[str, Any]] = {"vision": {"pixel_values": some}, "text": said}
+    counted = {"vision": len(some), "text": 1}
     forget, retain = len(parts["validation_forget"]), len(parts["validation_retain"])
-    blocks = {tower: max(layer.block for layer in candidate_layers(model, tower)) for tower in TOWERS}
+    with torch.no_grad():
+        image, prompts = (count_flops(lambda t=t, b=b: embed(model, t, b)) / counted[t] for t, b in batches.items())
 
+    @cache
     def above(layer: Layer) -> float:
-        return 1 - layer.block / blocks[layer.tower]
+        """Of an image, or of all names."""
+        _, (recording,) = record_below(model, [layer], batches[layer.tower])
+        return count_flops(lambda: run_above(model, layer, recording)) / counted[layer.tower]
 
     total = (forget + retain) * image + prompts
-    total += sum(above(layer) * ((n or forget) * image if layer.tower == "vision" else prompts) for layer, n in tried)
-    return total + sum(above(layer) * retain * image for layer in dict(tried) if layer.tower == "vision")
+    total += sum(above(layer) * ((n or forget) if layer.tower == "vision" else 1) for layer, n in tried)
+    return total + sum(above(layer) * retain for layer in dict(tried) if layer.tower == "vision")
 
 
 def count_flops(function: Callable[[], Any]) -> float:

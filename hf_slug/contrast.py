@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """CLIP's contrastive loss of more pairs than fit into a graph, or into one process (GradCache, Gao et al. 2021)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -8,15 +9,24 @@ import torch
 from transformers import PreTrainedModel
 
 from .data import Pairs
+from .embedding import embed
 from .inputs import CaptionEmbedder, image_batches, text_batch, unique_texts
 from .losses import retain_loss
 from .processes import Processes
-from .towers import TOWERS, Tower, embed
+from .towers import TOWERS, Tower
+
+
+Term = tuple[torch.Tensor, float]
+_MOST_TEXTS = 1024  # different captions that are held before they are run
 
 
 class Contrast:
     """
-    The contrastive loss of groups of pairs, in terms whose gradients add up to its own.
+    The contrastive loss of groups of pairs, in terms with a factor each: the gradients of the terms, times their factors, add up to that of the loss
+    times the number of pairs.
+
+    A caption met in many groups is run once: by the chain rule what matters is `Σ ∂L/∂t` over all of them, so that is summed up, and
+    `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
 
     Args:
         model (`CLIPModel`): The model.
@@ -33,26 +43,45 @@ class Contrast:
         self.batch_size, self.processes = batch_size, processes
         self.scale = cast(torch.Tensor, model.logit_scale)
         self.captions = CaptionEmbedder(model, processor)
+        self._pulls: dict[str, torch.Tensor] = {}  # Σ ∂L/∂t of the captions that are still to be run
 
-    def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> Iterator[Term]:
         """
-        Yields the loss itself, of pairs that are no more than a batch, once for each tower, the other's embeddings held fixed: the gradients
-        add up to its own, and one tower at a time is in a graph. `images` are theirs, preprocessed. Captions run twice, which is
-        little beside the images, and those met lately once.
+        Yields the terms of pairs that are no more than a batch: of the vision tower, with the captions' embeddings held fixed; of the text tower
+        what is due of all groups up to now (`rest` yields the others). `images` are theirs, preprocessed.
         """
         with torch.set_grad_enabled("vision" in self.towers):
             seen = embed(self.model, "vision", images)
+        texts, rows = unique_texts(pairs.texts)
+        said = self.captions(texts)
         if "vision" in self.towers:
-            yield retain_loss(seen, self.captions(pairs.texts), self.scale)
+            yield retain_loss(seen, said[rows], self.scale), len(pairs)
             seen = seen.detach()
         if "text" in self.towers:
-            texts, rows = unique_texts(pairs.texts)
-            said = embed(self.model, "text", text_batch(self.model, self.processor, texts))[rows]
-            yield retain_loss(seen, said, self.scale)
+            with torch.enable_grad():
+                said = said.to(torch.promote_types(said.dtype, torch.float32)).requires_grad_()
+                loss = retain_loss(seen, said[rows], self.scale.detach())
+            (pulls,) = torch.autograd.grad(loss, said)
+            for text, pull in zip(texts, len(pairs) * pulls, strict=True):
+                self._pulls[text] = self._pulls[text] + pull if text in self._pulls else pull
+            if len(self._pulls) > _MOST_TEXTS:
+                yield from self.rest()
 
-    def cached(self, pairs: Pairs) -> Iterator[torch.Tensor]:
+    def rest(self) -> Iterator[Term]:
+        """Yields the terms of the captions that have not been run."""
+        texts = list(self._pulls)
+        for start in range(0, len(texts), self.batch_size):
+            part = texts[start : start + self.batch_size]
+            pulls = torch.stack([self._pulls.pop(text) for text in part])
+            # a factor of two, so that nothing is rounded: a caption that is everywhere would overflow float16
+            factor = 2.0 ** math.frexp(float(pulls.abs().max()))[1]
+            said = embed(self.model, "text", text_batch(self.model, self.processor, part))
+            yield (said.to(pulls.dtype) * (pulls / factor)).sum(), factor
+            del said  # float16 keeps its graph
+
+    def cached(self, pairs: Pairs) -> Iterator[Term]:
         """
-        Takes the gradient of the loss by the embeddings first, `g = ∂L/∂v`, and yields batch by batch `⟨g, v⟩`, whose gradient is the same
+        Takes the gradient of the loss by the embeddings first, `g = ∂L/∂v`, and yields the terms batch by batch, `⟨g, v⟩`, whose gradient is the same
         by the chain rule: no more than a batch is ever in a graph. Embeddings of other processes' batches are theirs; a group that is no
         more than a batch is one process's.
         """
@@ -83,7 +112,7 @@ class Contrast:
         for tower, gradient in zip(self.towers, gradients, strict=True):
             for start, batch in batches[tower]():
                 found = embed(self.model, tower, batch)
-                yield (found.to(gradient.dtype) * gradient[start : start + len(found)]).sum()
+                yield (found.to(gradient.dtype) * gradient[start : start + len(found)]).sum(), len(pairs)
 
     def _images(self, pairs: Pairs) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         return image_batches(self.model, self.processor, pairs, self.batch_size, processes=self.processes)

@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 
 from .arithmetic import accumulation_dtype
 from .data import Pairs
+from .embedding import embed
 from .gradient_mean import Gradients
 from .inputs import group_batches, prepared, text_batch
 from .low_rank import truncate
 from .processes import ALONE, Processes
 from .streams import PairStream
-from .towers import TOWERS, Layer, embed, resolve_modules
+from .towers import TOWERS, Layer, resolve_modules
 
 
 Direction = Literal["whitened", "gradient"]
@@ -143,7 +144,7 @@ def compute_input_moments(
         own = (group for _, group in processes.mine(groups))
         for group, batch in prepared(model, processor, own) if vision else ((group, {}) for group in own):
             if vision:
-                embed(model, "vision", batch)
+                embed(model, "vision", batch, every_token=True)
             counts.update(group.texts if text else ())
             if len(counts) > _MOST_TEXTS:
                 read_counted()

@@ -9,14 +9,15 @@ import torch
 from transformers import PreTrainedModel
 
 from .arithmetic import accumulation_dtype
-from .contrast import Contrast
+from .contrast import Contrast, Term
 from .data import Pairs
+from .embedding import embed
 from .gradient_mean import GradientMean, Gradients
 from .inputs import embed_texts, group_batches, image_batches, prepared, text_batch, unique_texts
 from .losses import forget_loss, normalize
 from .processes import ALONE, Processes
 from .streams import PairStream
-from .towers import Layer, Tower, embed, layer_weights
+from .towers import Layer, Tower, layer_weights
 
 
 @contextmanager
@@ -179,17 +180,19 @@ def compute_retain_gradients(
             if len(group) > size or processes.has(i):
                 yield group
 
+    def add(terms: Iterator[Term]) -> None:
+        for term, factor in terms:
+            mean.add(term, factor)
+            del term  # float16 keeps its graph
+
     with requires_grad_only(model, together):
         if contrast <= size:  # each group is a batch, and the next one is read meanwhile
             for group, batch in prepared(model, processor, own()):
-                for term in contrasted.whole(group, batch):
-                    mean.add(term, len(group))
-                    del term  # float16 keeps its graph
+                add(contrasted.whole(group, batch))
         else:
             for group in own():
-                for term in contrasted.cached(group):
-                    mean.add(term, len(group))
-                    del term
+                add(contrasted.cached(group))
+        add(contrasted.rest())
     if isinstance(pairs, PairStream):
         pairs.check_same(processes)
     return mean.over(processes, total)

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .data import Pairs
+from .embedding import embed
 from .errors import ConceptTooLongError
 from .processes import ALONE, Processes
 from .streams import PairStream
-from .towers import embed
 
 
 logger = logging.get_logger(__name__)

@@ -37,6 +37,7 @@ class Recorder:
         self.model, self.processor, self.pairs, self.batch_size = model, processor, pairs, batch_size
         self.coming = list(coming)
         self.kept: dict[Layer, list[Recording]] = {}
+        self.embeddings: list[torch.Tensor] = []  # of the images, once they have been recorded
 
     def take(self, layer: Layer) -> list[Recording]:
         """Returns the recordings of a layer, batch by batch, and lets go of them."""
@@ -48,11 +49,12 @@ class Recorder:
     def _record(self, layers: list[Layer]) -> None:
         """Records as many of some layers as there is room for; the first in any case."""
         room, on_host = 0.0, False
-        self.kept = {}
+        self.kept, self.embeddings = {}, []
         for start, batch in image_batches(self.model, self.processor, self.pairs, self.batch_size):
             if start == 0:
                 room = _SHARE * free_memory(self.model.device) * len(batch["pixel_values"]) / len(self.pairs)
-            _, found = record_below(self.model, layers, batch)
+            embeddings, found = record_below(self.model, layers, batch)
+            self.embeddings.append(embeddings)
             if start == 0:
                 layers = [layer for i, layer in enumerate(layers) if not i or size_of(found[: i + 1]) <= room]
                 on_host = self.model.device.type == "cuda" and size_of(found[:1]) > room

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .towers import PROJECTION, Layer, Tower, embed, layer_weights, resolve_modules
+from .embedding import embed, returning
+from .towers import PROJECTION, Layer, Tower, layer_weights, resolve_modules
 
 
 @contextmanager
@@ -29,19 +30,6 @@ def changed_weights(model: nn.Module, layer: Layer, weights: Mapping[str, torch.
     finally:
         for name, parameter in live.items():
             parameter.data = originals[name]
-
-
-@contextmanager
-def _returning(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    previous = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if previous is None:
-            del module.forward
-        else:
-            module.forward = previous  # type: ignore[method-assign]
 
 
 @dataclass
@@ -167,7 +155,7 @@ def run_above(model: nn.Module, layer: Layer, recording: Recording) -> torch.Ten
     with ExitStack() as stack:
 
         def play(module: nn.Module, forward: Callable[..., Any]) -> None:
-            stack.enter_context(_returning(module, forward))
+            stack.enter_context(returning(module, forward))
 
         if parts.is_projection:
             play(parts.root, lambda *_, **__: BaseModelOutputWithPooling(pooler_output=kept["pooled"]))

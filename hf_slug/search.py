@@ -81,7 +81,7 @@ def search(
         target (`float`, *optional*):
             Forgotten means a primary metric at or below this, or at or above where greater is better. Defaults to 0 and 1.
         trajectory (`str`, *optional*, defaults to `"best"`):
-            Where the retained accuracy is measured: at the `"best"` step of each layer, also at every step of the `"chosen"`
+            Where the retained accuracy is measured: at the `"best"` step of each layer that forgets (of all, if none does), also at every step of the `"chosen"`
             layer, or at `"all"` steps of all layers. With `"best"` a step of the vision tower is looked at no further once it is certain
             that it does not reach the target; `n` says after how many images.
         host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
@@ -179,12 +179,23 @@ def search(
             each.forgotten = (safer if accepted else goal).is_forgotten(each.metrics)
         return safe if accepted else trial
 
-    def look_again(prepared: PreparedZeroShot, trials: Sequence[Trial]) -> None:
-        """Completes looks that stopped early, where none forgets: which step comes closest, can't be told otherwise."""
-        if short := [trial for trial in trials if "n" in trial.metrics]:
-            measure = prepared.probe(short[0].layer, whole=True)
-            for trial in short:
-                trial.metrics = measure(change(trial)[1])
+    def complete(prepared: PreparedZeroShot | PreparedBehaviour, trials: Sequence[Trial]) -> None:
+        """Goes on with looks that stopped early, where no layer forgets: which step comes closest, can't be told otherwise."""
+        by_layer: dict[Layer, list[Trial]] = {}
+        for trial in trials:
+            by_layer.setdefault(trial.layer, []).append(trial)
+        own = list(processes.mine(by_layer))
+        if isinstance(prepared, PreparedZeroShot):
+            prepared.expect([layer for _, layer in own])
+        found = []
+        for i, layer in own:
+            measure = prepared.probe(layer, whole=True)
+            found.append((i, [measure(change(trial)[1]) for trial in by_layer[layer]]))
+        some = list(by_layer.values())
+        for i, metrics in processes.gather(found):
+            for trial, new in zip(some[i], metrics, strict=True):
+                trial.metrics.pop("n", None)
+                trial.metrics |= new
 
     def look(some: Sequence[Layer]) -> list[list[Trial]]:
         """Searches layers, each in one of the processes; returns the trials of each that had any, in their order."""
@@ -197,8 +208,6 @@ def search(
                 before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
             rest: dict[str, Any] = {"tolerance": tolerance, "hopeless": hopeless, "stacked": on_them}
             trials = search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)
-            if isinstance(prepared, PreparedZeroShot) and not any(goal.is_reached(trial.metrics) for trial in trials):
-                look_again(prepared, trials)
             found.append((i, trials))
             bar.update()
         return [trials for _, trials in sorted(processes.gather(found), key=lambda own: own[0]) if trials]
@@ -233,19 +242,19 @@ def search(
     before = next((found for found in processes.gather([before]) if found is not None), None)
     if not by_layer:
         raise ValueError("Even the first step of every layer overflows the model's dtype. Load the model in float32.")
+    tried = [trial for trials in by_layer for trial in trials]
+    if isinstance(prepared, PreparedZeroShot) and not any(goal.is_reached(trial.metrics) for trial in tried):
+        complete(prepared, [trial for trial in tried if "n" in trial.metrics])
     best = [goal.best_of(trials) for trials in by_layer]
     forgetting = [trial for trial in best if trial.forgotten] or [t for t in best if goal.is_reached(t.metrics)]
     if prepared is not None:
-        measure_retained(prepared, (forgetting or best) if behaviour is not None else best)
+        measure_retained(prepared, forgetting or best)
     if behaviour is not None and not forgetting:
-        own = [(i, *change(trial)) for i, trial in processes.mine(best)]
-        for i, metrics in processes.gather([(i, behaviour.probe(layer, whole=True)(new)) for i, layer, new in own]):
-            best[i].metrics |= metrics  # looks that stopped early can't be compared
+        complete(behaviour, best)
     closest = min(goal.distance(trial) for trial in best)
     pool = forgetting or [trial for trial in best if goal.distance(trial) == closest]
 
     chosen = min(pool, key=preference)
-    tried = [trial for trials in by_layer for trial in trials]
     if isinstance(prepared, PreparedZeroShot) and risk < 1:
         chosen = make_safer(prepared, chosen)
     if prepared is not None and trajectory != "best":

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -241,21 +241,3 @@ def layer_modules(model: nn.Module, layer: Layer) -> dict[str, nn.Module]:
 def layer_weights(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
     """Returns the live weights of a layer by canonical module name."""
     return {name: cast(nn.Parameter, module.weight) for name, module in layer_modules(model, layer).items()}
-
-
-def tower_inputs(tower: Tower, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Selects what a tower reads from a processor's batch."""
-    keys = ("pixel_values",) if tower == "vision" else ("input_ids", "attention_mask")
-    return {key: batch[key] for key in keys if key in batch}
-
-
-def embed(model: nn.Module, tower: Tower, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """
-    Embeds a batch with one tower.
-
-    Returns:
-        `torch.Tensor`: Unnormalised projections of shape (batch, projection_dim), in the model's dtype.
-    """
-    run: Any = model.get_image_features if tower == "vision" else model.get_text_features
-    features = run(**tower_inputs(tower, batch))
-    return features if isinstance(features, torch.Tensor) else features.pooler_output  # a tensor before transformers 5

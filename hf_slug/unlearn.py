@@ -172,8 +172,9 @@ def unlearn(
             Restrict the delta to this rank and store its factors: a smaller patch. `"auto"` loses nothing where the direction has a low rank
             (that of one caption in the text tower), and at most 3 % of it elsewhere ([`~hf_slug.direction.compute_directions`]).
         trajectory (`str`, *optional*, defaults to `"best"`):
-            Retained accuracy is measured at the `"best"` step of each layer; for pictures also at every step of the `"chosen"`
-            layer, or at `"all"`. With `"best"` a step of the vision tower is looked at no further once it is certain not to reach the target.
+            Retained accuracy is measured at the `"best"` step of each layer that forgets (of all, if none does); for pictures also at every step
+            of the `"chosen"` layer, or at `"all"`. With `"best"` a step of the vision tower is looked at no further once it is certain not to
+            reach the target.
         batch_size (`int`, *optional*, defaults to 64): Images per forward pass.
         retain_batch_size (`int`, *optional*):
             Pairs contrasted with each other in the retain loss, which depends on it; where they are more than `batch_size` their features

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import NAMES, assert_same, make_clip, noise_pairs, snapshot
 
+from hf_slug import contrast
 from hf_slug.errors import GradientError
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
 from hf_slug.towers import GRANULARITIES, candidate_layers, layer_weights
@@ -102,6 +103,39 @@ def test_cached_features_give_the_same_gradient_in_small_batches(tiny, processor
     assert max(sizes) <= batch_size  # as much as is ever in a graph
 
 
+@pytest.mark.parametrize("tower", ["text", "both"])
+@pytest.mark.parametrize("most", [1, 4, 5])
+def test_a_caption_of_many_groups_is_run_once_however_many_are_held(tiny, processor, monkeypatch, tower, most):
+    monkeypatch.setattr(contrast, "_MOST_TEXTS", most)
+    pairs, run = noise_pairs(18), []
+    assert len(set(pairs.texts)) < len(pairs) / 2
+    expected = plain_retain(tiny, processor, pairs, 4)
+
+    def note(module, args, kwargs):
+        if torch.is_grad_enabled():
+            run.append(len((args or tuple(kwargs.values()))[0]))
+
+    tiny.text_model.register_forward_pre_hook(note, with_kwargs=True)
+    got = compute_retain_gradients(tiny, processor, candidate_layers(tiny, tower), pairs, 4)
+    assert_close(got, expected, 1e-4)
+    assert max(run) <= 4  # no more in a graph than images
+    if most == 5:
+        assert sum(run) == len(set(pairs.texts))
+    else:
+        assert sum(run) > len(set(pairs.texts))
+
+
+def test_a_caption_that_is_everywhere_does_not_overflow_float16(processor, monkeypatch):
+    half, pairs = make_clip(dtype=torch.float16), noise_pairs(16)
+    layers = candidate_layers(half, "text")
+    expected = compute_retain_gradients(half, processor, layers, pairs, 8)
+    loss = contrast.retain_loss
+    monkeypatch.setattr(contrast, "retain_loss", lambda *given: 1e6 * loss(*given))  # as of a million groups
+    got = compute_retain_gradients(half, processor, layers, pairs, 8)
+    for name, gradient in expected.items():
+        assert gradient.norm() > 0 and (got[name] / 1e6 - gradient).norm() <= 0.02 * gradient.norm(), name
+
+
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-10), (torch.bfloat16, 0.05), (torch.float16, 0.02)])
 def test_cached_features_in_other_dtypes(processor, dtype, rtol):
     model, pairs = make_clip().to(dtype), noise_pairs(18)
@@ -193,7 +227,8 @@ def test_one_tower_at_a_time_is_in_a_graph(tiny, processor, monkeypatch):
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
     compute_retain_gradients(tiny, processor, candidate_layers(tiny), pairs, 3)
-    assert reached == [["vision"], ["text"]] * 2
+    # of two groups, after each how the captions' embeddings should move; at the end the five captions, three at a time
+    assert reached == [["vision"], []] * 2 + [["text"]] * 2
 
 
 def test_gradients_do_not_pile_up_in_a_backward_pass(tiny, processor, monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import assert_same, make_clip, snapshot
 
+from hf_slug.embedding import embed, tower_inputs
 from hf_slug.replay import changed_weights, record_below, run_above
-from hf_slug.towers import GRANULARITIES, candidate_layers, embed, layer_weights, tower_inputs
+from hf_slug.towers import GRANULARITIES, candidate_layers, layer_weights
 
 
 BATCH = {

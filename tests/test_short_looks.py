@@ -4,7 +4,7 @@
 import pytest
 from conftest import NAMES, noise_pairs
 
-from hf_slug.evaluation import ZeroShotEvaluator
+from hf_slug.evaluation import PreparedZeroShot, ZeroShotEvaluator
 from hf_slug.gradients import compute_forget_gradients
 from hf_slug.search import search
 from hf_slug.steps import new_weights
@@ -64,6 +64,34 @@ def test_where_no_step_forgets_all_of_them_are_completed(tiny, evaluator, layers
     some = search(tiny, layers, directions, evaluator, **arguments)
     every = search(tiny, layers, directions, evaluator, trajectory="all", **arguments)
     assert not some.succeeded and not short(some) and decisions(some) == decisions(every)
+
+
+def test_a_layer_that_does_not_forget_beside_others_is_left_at_that(tiny, evaluator, layers, directions, monkeypatch):
+    towards = layers[-1]
+    directions |= {
+        name: -directions[name] for name in towards.modules
+    }  # whatever the step, the concept is known the better
+    looked_at = []
+    plain = PreparedZeroShot.retained
+    monkeypatch.setattr(
+        PreparedZeroShot, "retained", lambda self, changes: looked_at.extend(changes) or plain(self, changes)
+    )
+    found = search(tiny, layers, directions, evaluator, steps=6, risk=1.0)
+    own = [trial for trial in found.trials if trial.layer == towards]
+    assert found.succeeded and own and all("n" in trial.metrics and not trial.forgotten for trial in own)
+    assert towards not in [layer for layer, _ in looked_at]
+    assert all("ta" not in trial.metrics for trial in own) and "ta" in found.chosen.metrics
+
+
+def test_what_was_recorded_of_the_concept_is_not_embedded_again(tiny, evaluator, layers):
+    prepared, text = evaluator.prepare(tiny), candidate_layers(tiny, "text")[0]
+    prepared.expect([layers[0]])
+    prepared.probe(layers[0])
+    passes = []
+    tiny.vision_model.register_forward_hook(lambda *_: passes.append(1))
+    found = prepared.probe(text)({name: weight.data for name, weight in layer_weights(tiny, text).items()})
+    assert not passes
+    assert found["fa1"] == evaluator(tiny)["fa1"]
 
 
 def test_the_part_that_told_is_asked_first(tiny, evaluator, layers, directions, monkeypatch):

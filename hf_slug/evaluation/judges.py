@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..embedding import embed
 from ..gradients import eval_mode
 from ..inputs import embed_texts
 from ..losses import normalize
 from ..names import DEFAULT_TEMPLATE, check_templates, say
-from ..towers import embed
 
 
 class Judge(Protocol):

@@ -9,11 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data import Pairs
+from ..embedding import embed
 from ..inputs import image_batches
 from ..losses import normalize
 from ..recorder import Recorder
 from ..replay import changed_weights, record_below, run_above
-from ..towers import Layer, embed
+from ..towers import Layer
 from .behaviour import BehaviourEvaluator, PreparedBehaviour
 from .risk import estimate_risk
 from .zero_shot import Metrics, ZeroShotEvaluator
@@ -86,7 +87,7 @@ class PreparedZeroShot:
 
         else:
             if self._images is None:
-                self._images = evaluator.embed_concept(model)
+                self._images = evaluator.embed_concept(model, self._recorder.embeddings)
             images = self._images
             prompts = evaluator.record_classes(model, layer)
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from ..data import Pairs
+from ..embedding import embed
 from ..inputs import embed_images, text_batch
 from ..losses import normalize
 from ..names import DEFAULT_TEMPLATE, check_templates, label, say
 from ..replay import Recording, record_below, run_above
-from ..towers import Layer, embed
+from ..towers import Layer
 
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ class ZeroShotEvaluator:
         """Returns the names (their indices) most like the concept to the model as it is."""
         return self.neighbors(self.embed_names(model))
 
-    def embed_concept(self, model: PreTrainedModel) -> torch.Tensor:
-        """Returns the embeddings of the concept's images, those of `forget` before those of `seen`: (images, d)."""
-        parts = [part for part in (self.forget, self.seen) if len(part)]
-        return torch.cat([embed_images(model, self.processor, part, self.batch_size) for part in parts])
+    def embed_concept(self, model: PreTrainedModel, known: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Returns the embeddings of the concept's images, those of `forget` (unless they are known) before those of `seen`: (images, d)."""
+        parts = [part for part in ((self.seen,) if known else (self.forget, self.seen)) if len(part)]
+        return torch.cat([*known, *(embed_images(model, self.processor, part, self.batch_size) for part in parts)])
 
     def embed_names(self, model: PreTrainedModel) -> torch.Tensor:
         """Returns the mean embedding of each name's prompts: (names, d), unit rows."""
