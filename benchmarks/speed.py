@@ -96,7 +96,8 @@ def run_gradient(task: Row) -> Row:
     model, processor = load(task["size"])
     layers = candidate_layers(model, task["tower"])
     what, count = task["set"], task["count"]
-    shown = names()[:1] if what == "forget" else names()[1:]
+    # what is forgotten has one caption; of what is kept each pair has its own, as one that is met again costs nothing
+    shown = names()[:1] if what == "forget" else names(count + 1)[1:]
     pairs = make_pairs(count, shown, 7, pixels(task["size"]))
 
     def differentiate(some: Any) -> None:

@@ -46,7 +46,8 @@ def table(name: str, rows: Sequence[Row]) -> None:
         if len(own) > 1:
             parts += [
                 f"## Pairs to {what}",
-                f"Seconds grow with the number of pairs to the power of {exponent(own):.3f}; between the two largest numbers, {exponent(own[-2:]):.3f}.",
+                ("Each with a caption of its own. " if what == "retain" else "")
+                + f"Seconds grow with the number of pairs to the power of {exponent(own):.3f}; between the two largest numbers, {exponent(own[-2:]):.3f}.",
                 floor_table(own),
             ]
     if draw(name, [row for row in gradients if row["tower"] == "both"]):
