@@ -161,10 +161,10 @@ class CaptionEmbedder:
     Args:
         model (`CLIPModel`): The model.
         processor (`CLIPProcessor`): Its processor.
-        most (`int`, *optional*, defaults to 8192): How many are remembered.
+        most (`int`, *optional*, defaults to 1024): How many are remembered.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: Any, most: int = 8192):
+    def __init__(self, model: PreTrainedModel, processor: Any, most: int = 1024):
         self.model, self.processor, self.most = model, processor, most
         self.known: dict[str, torch.Tensor] = {}
 

@@ -111,28 +111,38 @@ def _open_folder(folder: Path, columns: Columns, split: str) -> Opened:
 
         opened = open_source(datasets.load_from_disk(str(folder)), columns, split=split)
         return Opened(opened.rows, source, opened.total)
-    files = [Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]
-    if any(file.suffix == ".parquet" for file in files):
+    if any(file.suffix == ".parquet" for file in _files(folder)):
         # As `datasets` reads a clone of a Hub repo, with its rules of what belongs to which split.
         return _open_dataset(_load(str(folder), str(folder), split), columns, f"{source} ({split})")
     if (folder / split).is_dir():
         folder, source = folder / split, f"folder {folder / split}"
-        files = [file for file in files if file.is_relative_to(folder)]
-    if tables := sorted(file for file in files if file.name in ("metadata.jsonl", "metadata.csv")):
+    if tables := sorted(file for file in _files(folder) if file.name in ("metadata.jsonl", "metadata.csv")):
         return _open_tables(tables, columns, source)
-    if shards := sorted(file for file in files if is_tar(file)):
+    if shards := sorted(file for file in _files(folder) if is_tar(file)):
         return _open_tars(shards, columns, f"{source} ({len(shards)} shards)")
-    if images := sorted(file for file in files if file.suffix.lower() in IMAGES):
+    if images := sorted(file for file in _files(folder) if file.suffix.lower() in IMAGES):
         # Without texts, the folders are the classes: `text_column="label"` reads them, anything else is told so.
         rows = ({"image": file, "label": file.parent.name} for file in images)
         return Opened(_pick(rows, columns, ["image", "label"]), source, len(images))
-    raise UnreadableSourceError(f"Nothing to read in {source} ({len(files)} files). Give {READABLE}.")
+    count = sum(1 for _ in _files(folder))
+    raise UnreadableSourceError(f"Nothing to read in {source} ({count} files). Give {READABLE}.")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All that are not hidden, one by one: a folder may hold millions."""
+    return (Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
 
 
 def _open_tables(tables: list[Path], columns: Columns, source: str) -> Opened:
-    rows = [row for table in tables for row in read_table(table, columns.image)]
-    found = list(dict.fromkeys(key for row in rows for key in row if key is not None)) if rows else list(columns)
-    return Opened(_pick(rows, columns, [str(key) for key in found]), source, len(rows))
+    def read() -> Iterator[dict[str, Any]]:
+        return (row for table in tables for row in read_table(table, columns.image))
+
+    # read twice, as a stream's is not to be in memory: what columns there are, only the last row tells
+    count, found = 0, dict[str, None]()
+    for row in read():
+        count += 1
+        found |= dict.fromkeys(str(key) for key in row if key is not None)
+    return Opened(_pick(read(), columns, [str(key) for key in (found if count else columns)]), source, count)
 
 
 def _open_tars(shards: list[Path], columns: Columns, source: str) -> Opened:

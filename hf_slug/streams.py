@@ -14,8 +14,8 @@ from .sources import Columns
 
 class PairStream:
     """
-    Image-text pairs that are read whenever they are needed: of any number, the images of no more than two groups are in memory (and of an
-    image folder, a `.jsonl` or a `.csv` its table of names and captions).
+    Image-text pairs that are read whenever they are needed: of any number, no more than two groups are in memory (and of a folder of images
+    without a table their names).
 
     There is no random access, so nothing can be split off, and nothing counted before it has been read.
 
