@@ -25,7 +25,7 @@ class Contrast:
     The contrastive loss of groups of pairs, in terms with a factor each: the gradients of the terms, times their factors, add up to that of the loss
     times the number of pairs.
 
-    A caption met in many groups is run once: by the chain rule what matters is `Σ ∂L/∂t` over all of them, so that is summed up, and
+    A caption met in many groups, each no more than a batch, is differentiated once: by the chain rule what matters is `Σ ∂L/∂t` over all of them, so that is summed up, and
     `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
 
     Args:

@@ -75,7 +75,7 @@ def search(
         directions (`Mapping[str, torch.Tensor]`): Ascent directions by canonical module name.
         evaluator ([`Evaluator`]):
             Anything with `primary_metric` and `greater_is_better`. One that has `prepare`, as [`ZeroShotEvaluator`] has, runs
-            only what lies above the changed layer, and the retained accuracy once a layer.
+            only what lies above the changed layer, and the retained accuracy once for each layer that forgets.
         steps (`int`, *optional*, defaults to 10): At most so many trials per layer; of the chosen one as many again.
         tolerance (`float`, *optional*, defaults to 0.34): See [`search_layer`].
         target (`float`, *optional*):
