@@ -22,11 +22,11 @@ _MOST_TEXTS = 1024  # different captions that are held before they are run
 
 class Contrast:
     """
-    The contrastive loss of groups of pairs, in terms with a factor each: the gradients of the terms, times their factors, add up to that of the loss
-    times the number of pairs.
+    The contrastive loss of groups of pairs, in terms with a factor each: the gradients of the terms, times their factors, add up to that of
+    the loss times the number of pairs.
 
-    A caption met in many groups, each no more than a batch, is differentiated once: by the chain rule what matters is `Σ ∂L/∂t` over all of them, so that is summed up, and
-    `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
+    A caption met in many groups, each no more than a batch, is differentiated once: by the chain rule what matters is `Σ ∂L/∂t` over all
+    of them, so that is summed up, and `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
 
     Args:
         model (`CLIPModel`): The model.
@@ -73,7 +73,7 @@ class Contrast:
         for start in range(0, len(texts), self.batch_size):
             part = texts[start : start + self.batch_size]
             pulls = torch.stack([self._pulls.pop(text) for text in part])
-            # a factor of two, so that nothing is rounded: a caption that is everywhere would overflow float16
+            # a power of two, so that nothing is rounded: a caption that is everywhere would overflow float16
             factor = 2.0 ** math.frexp(float(pulls.abs().max()))[1]
             said = embed(self.model, "text", text_batch(self.model, self.processor, part))
             yield (said.to(pulls.dtype) * (pulls / factor)).sum(), factor

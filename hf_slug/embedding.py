@@ -2,7 +2,7 @@
 """Embedding a batch with one tower, and running no more of it than the embedding depends on."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,9 +34,7 @@ def embed(model: nn.Module, tower: Tower, batch: dict[str, torch.Tensor], every_
         `torch.Tensor`: Unnormalised projections of shape (batch, projection_dim), in the model's dtype.
     """
     run: Any = model.get_image_features if tower == "vision" else model.get_text_features
-    with ExitStack() as stack:
-        if tower == "vision" and not every_token:
-            stack.enter_context(only_class_token(model))
+    with only_class_token(model) if tower == "vision" and not every_token else nullcontext():
         features = run(**tower_inputs(tower, batch))
     return features if isinstance(features, torch.Tensor) else features.pooler_output  # a tensor before transformers 5
 

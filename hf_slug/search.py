@@ -81,9 +81,9 @@ def search(
         target (`float`, *optional*):
             Forgotten means a primary metric at or below this, or at or above where greater is better. Defaults to 0 and 1.
         trajectory (`str`, *optional*, defaults to `"best"`):
-            Where the retained accuracy is measured: at the `"best"` step of each layer that forgets (of all, if none does), also at every step of the `"chosen"`
-            layer, or at `"all"` steps of all layers. With `"best"` a step of the vision tower is looked at no further once it is certain
-            that it does not reach the target; `n` says after how many images.
+            Where the retained accuracy is measured: at the `"best"` step of each layer that forgets (of all, if none does), also at
+            every step of the `"chosen"` layer, or at `"all"` steps of all layers. With `"best"` a step of the vision tower is looked at no
+            further once it is certain that it does not reach the target; `n` says after how many images.
         host (`DiffusionPipeline` or `nn.Module`, *optional*): What an evaluator is called with, if it is not the model.
         reserve (`Iterable[Layer]`, *optional*):
             More layers, best first, searched one by one while none has forgotten the concept and kept the rest; with a
@@ -207,8 +207,7 @@ def search(
             if before is None and i == 0:  # by the same layer, however many processes there are
                 before = measure({name: weight.data for name, weight in layer_weights(model, layer).items()})
             rest: dict[str, Any] = {"tolerance": tolerance, "hopeless": hopeless, "stacked": on_them}
-            trials = search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)
-            found.append((i, trials))
+            found.append((i, search_layer(layer, weights, directions, measure, goal.is_forgotten, steps, **rest)))
             bar.update()
         return [trials for _, trials in sorted(processes.gather(found), key=lambda own: own[0]) if trials]
 

@@ -66,7 +66,9 @@ def test_what_the_class_token_does_not_need_is_not_run(tiny):
 def test_blocks_that_are_checkpointed_are_left_alone(tiny):
     expected = embed(tiny, "vision", BATCH, every_token=True)
     tiny.gradient_checkpointing_enable()
+    tokens = seen_by(tiny, "layer_norm2")
     assert torch.equal(embed(tiny, "vision", BATCH), expected)
+    assert tokens[0] > 1
 
 
 def test_offloaded_weights_are_brought_as_ever():

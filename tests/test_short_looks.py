@@ -68,14 +68,16 @@ def test_where_no_step_forgets_all_of_them_are_completed(tiny, evaluator, layers
 
 def test_a_layer_that_does_not_forget_beside_others_is_left_at_that(tiny, evaluator, layers, directions, monkeypatch):
     towards = layers[-1]
-    directions |= {
-        name: -directions[name] for name in towards.modules
-    }  # whatever the step, the concept is known the better
+    # whatever the step, the concept is known the better
+    directions |= {name: -directions[name] for name in towards.modules}
     looked_at = []
     plain = PreparedZeroShot.retained
-    monkeypatch.setattr(
-        PreparedZeroShot, "retained", lambda self, changes: looked_at.extend(changes) or plain(self, changes)
-    )
+
+    def note(self, changes):
+        looked_at.extend(changes)
+        return plain(self, changes)
+
+    monkeypatch.setattr(PreparedZeroShot, "retained", note)
     found = search(tiny, layers, directions, evaluator, steps=6, risk=1.0)
     own = [trial for trial in found.trials if trial.layer == towards]
     assert found.succeeded and own and all("n" in trial.metrics and not trial.forgotten for trial in own)

@@ -201,11 +201,8 @@ def test_the_floor_of_a_search_is_counted_from_above_the_layer():
         for tried in ([], [(last, None)], [(first, None)], [(first, None)] * 2, [(first, None), (first, 1)])
     )
     n_forget, n_retain = len(parts["validation_forget"]), len(parts["validation_retain"])
-    tokens, matrix, projection = (
-        5,
-        2 * 64 * 64,
-        2 * 64 * 32,
-    )  # of an image of 2 x 2 patches; a block's matrices are as large as 12
+    # an image has 2 x 2 patches and a class token; a block's matrices are as large as 12 of these
+    tokens, matrix, projection = 5, 2 * 64 * 64, 2 * 64 * 32
     # the MLP of the first block, the second, and of the last one what its attention reads, and the class token's way
     above_first = matrix * (8 * tokens + 12 * tokens + 3 * tokens + 9) + projection
     above_last = matrix * 8 + projection
