@@ -69,11 +69,13 @@ def run_pipeline(task: Row) -> Row:
                 prompt = TEMPLATE.format(every[0])
                 found = unlearn_as_published(model, processor, own, prompt, every, tower)
                 chosen, tried, costs = found.chosen, [(trial.layer, None) for trial in found.trials], {}
+                kept = {layer for layer, _ in tried}
                 row = {"layer": chosen.layer.name, "step_size": chosen.step_size}
             else:
                 report = unlearn(model, processor, concept=every[0], names=every, **settings).report
                 by_name = {layer.name: layer for layer in candidate_layers(model)}
                 tried = [(by_name[trial["layer"]], trial.get("n")) for trial in report["search"]]
+                kept = {by_name[trial["layer"]] for trial in report["search"] if trial.get("ta") is not None}
                 row = {key: report["chosen"][key] for key in ("layer", "step_size")}
                 costs = {key: report["cost"][key] for key in ("gradient_s", "search_s")}
     images, prompt = forward_and_backward_flops(size, tower)
@@ -87,7 +89,7 @@ def run_pipeline(task: Row) -> Row:
         "peak_bytes": cost.peak_bytes,
         "forget_s": min(seconds_of(lambda: forward_and_backward(size, tower, task["forget"])) for _ in range(2)),
         "gradient_floor_s": (images * task["forget"] + prompt) / rate,
-        "search_floor_s": search_flops(size, tried, parts, every) / rate,
+        "search_floor_s": search_flops(size, tried, kept, parts, every) / rate,
     }
 
 

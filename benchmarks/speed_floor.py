@@ -2,7 +2,7 @@
 """The least that a concept takes: passes that can't be done without, their operations, and how fast large products of matrices are."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -60,11 +60,16 @@ def forward_and_backward_flops(size: str, tower: str) -> tuple[float, float]:
 
 
 def search_flops(
-    size: str, tried: Sequence[tuple[Layer, int | None]], parts: dict[str, Any], every: list[str]
+    size: str,
+    tried: Sequence[tuple[Layer, int | None]],
+    kept: Collection[Layer],
+    parts: dict[str, Any],
+    every: list[str],
 ) -> float:
     """
     The operations that a search can't do without: all validation images and names once, and above the changed layer those of the concept (or all
-    names) for each step, and the retained ones once a layer. Of a step that was looked at no further the images it took to know.
+    names) for each step, and the retained ones once for each layer `kept`, where they were measured. Of a step that was looked at no further the
+    images it took to know.
     """
     model, processor = load(size)
     some = torch.randn(2, 3, pixels(size), pixels(size), device=model.device, dtype=model.dtype)
@@ -83,7 +88,7 @@ def search_flops(
 
     total = (forget + retain) * image + prompts
     total += sum(above(layer) * ((n or forget) if layer.tower == "vision" else 1) for layer, n in tried)
-    return total + sum(above(layer) * retain for layer in dict(tried) if layer.tower == "vision")
+    return total + sum(above(layer) * retain for layer in set(kept) if layer.tower == "vision")
 
 
 def count_flops(function: Callable[[], Any]) -> float:

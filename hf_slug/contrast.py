@@ -16,17 +16,17 @@ from .processes import Processes
 from .towers import TOWERS, Tower
 
 
-Term = tuple[torch.Tensor, float]
+Term = tuple[Tower, torch.Tensor, float]
 _MOST_TEXTS = 1024  # different captions that are held before they are run
 
 
 class Contrast:
     """
-    The contrastive loss of groups of pairs, in terms with a factor each: the gradients of the terms, times their factors, add up to that of
-    the loss times the number of pairs.
+    The contrastive loss of groups of pairs, in terms of one tower with a factor each: the gradients of the terms, times their factors, add up
+    to that of the loss times the number of pairs.
 
-    A caption met in many groups, each no more than a batch, is differentiated once: by the chain rule what matters is `Σ ∂L/∂t` over all
-    of them, so that is summed up, and `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
+    A caption met in many groups, each no more than a batch, is not differentiated in each: by the chain rule what matters is `Σ ∂L/∂t` over
+    all of them, so that is summed up, and `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
 
     Args:
         model (`CLIPModel`): The model.
@@ -53,16 +53,28 @@ class Contrast:
         with torch.set_grad_enabled("vision" in self.towers):
             seen = embed(self.model, "vision", images)
         texts, rows = unique_texts(pairs.texts)
-        said = self.captions(texts)
+        fresh: list[tuple[list[str], torch.Tensor]] = []
+
+        def say(new: list[str]) -> torch.Tensor:
+            fresh.append((new, self._say(new)))
+            return fresh[-1][1]
+
+        # alone, with no other graph in memory, those not met are run in one, and not once more for it
+        said = self.captions(texts, say if self.towers == ["text"] else None)
         if "vision" in self.towers:
-            yield retain_loss(seen, said[rows], self.scale), len(pairs)
+            yield "vision", retain_loss(seen, said[rows], self.scale), len(pairs)
             seen = seen.detach()
         if "text" in self.towers:
             with torch.enable_grad():
                 said = said.to(torch.promote_types(said.dtype, torch.float32)).requires_grad_()
                 loss = retain_loss(seen, said[rows], self.scale.detach())
-            (pulls,) = torch.autograd.grad(loss, said)
-            for text, pull in zip(texts, len(pairs) * pulls, strict=True):
+            (gradient,) = torch.autograd.grad(loss, said)
+            pulls = dict(zip(texts, len(pairs) * gradient, strict=True))
+            while fresh:
+                new, found = fresh.pop()
+                yield _pulled(found, [pulls.pop(text) for text in new])
+                del found  # float16 keeps its graph
+            for text, pull in pulls.items():
                 self._pulls[text] = self._pulls[text] + pull if text in self._pulls else pull
             if len(self._pulls) > _MOST_TEXTS:
                 yield from self.rest()
@@ -72,12 +84,10 @@ class Contrast:
         texts = list(self._pulls)
         for start in range(0, len(texts), self.batch_size):
             part = texts[start : start + self.batch_size]
-            pulls = torch.stack([self._pulls.pop(text) for text in part])
-            # a power of two, so that nothing is rounded: a caption that is everywhere would overflow float16
-            factor = 2.0 ** math.frexp(float(pulls.abs().max()))[1]
-            said = embed(self.model, "text", text_batch(self.model, self.processor, part))
-            yield (said.to(pulls.dtype) * (pulls / factor)).sum(), factor
-            del said  # float16 keeps its graph
+            yield _pulled(self._say(part), [self._pulls.pop(text) for text in part])
+
+    def _say(self, texts: Sequence[str]) -> torch.Tensor:
+        return embed(self.model, "text", text_batch(self.model, self.processor, texts))
 
     def cached(self, pairs: Pairs) -> Iterator[Term]:
         """
@@ -112,7 +122,7 @@ class Contrast:
         for tower, gradient in zip(self.towers, gradients, strict=True):
             for start, batch in batches[tower]():
                 found = embed(self.model, tower, batch)
-                yield (found.to(gradient.dtype) * gradient[start : start + len(found)]).sum(), len(pairs)
+                yield tower, (found.to(gradient.dtype) * gradient[start : start + len(found)]).sum(), len(pairs)
 
     def _images(self, pairs: Pairs) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         return image_batches(self.model, self.processor, pairs, self.batch_size, processes=self.processes)
@@ -120,3 +130,11 @@ class Contrast:
     def _texts(self, texts: Sequence[str]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         for _, start in self.processes.mine(range(0, len(texts), self.batch_size)):
             yield start, text_batch(self.model, self.processor, texts[start : start + self.batch_size])
+
+
+def _pulled(said: torch.Tensor, pulls: Sequence[torch.Tensor]) -> Term:
+    """The term `⟨Σ ∂L/∂t, t⟩` of some captions."""
+    together = torch.stack(list(pulls))
+    # a power of two, so that nothing is rounded: a caption that is everywhere would overflow float16
+    factor = 2.0 ** math.frexp(float(together.abs().max()))[1]
+    return "text", (said.to(together.dtype) * (together / factor)).sum(), factor

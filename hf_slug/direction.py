@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .arithmetic import accumulation_dtype
 from .data import Pairs
-from .embedding import embed
+from .embedding import as_written, embed
 from .gradient_mean import Gradients
 from .inputs import group_batches, prepared, text_batch
 from .low_rank import truncate
@@ -81,7 +81,8 @@ def record_moments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Input
                 by_source[source] = InputMoment(module.in_features, module.weight.device)
                 handles.append(module.register_forward_pre_hook(by_source[source]))
             moments[name] = by_source[source]
-        yield moments
+        with as_written():
+            yield moments
     finally:
         for handle in handles:
             handle.remove()

@@ -1,8 +1,9 @@
 # Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
 """Embedding a batch with one tower, and running no more of it than the embedding depends on."""
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,9 +35,15 @@ def embed(model: nn.Module, tower: Tower, batch: dict[str, torch.Tensor], every_
         `torch.Tensor`: Unnormalised projections of shape (batch, projection_dim), in the model's dtype.
     """
     run: Any = model.get_image_features if tower == "vision" else model.get_text_features
-    with only_class_token(model) if tower == "vision" and not every_token else nullcontext():
+    with as_written(), only_class_token(model) if tower == "vision" and not every_token else nullcontext():
         features = run(**tower_inputs(tower, batch))
     return features if isinstance(features, torch.Tensor) else features.pooler_output  # a tensor before transformers 5
+
+
+def as_written() -> AbstractContextManager[Any]:
+    """Runs modules that were compiled as they are written: compiled code takes no notice of later hooks, and is made anew for every forward."""
+    # importing what compiles takes seconds; where nobody has, nothing is compiled
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

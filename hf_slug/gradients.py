@@ -166,10 +166,9 @@ def compute_retain_gradients(
         GradientError: If a gradient is not finite.
     """
     weights = _weights_by_tower(model, layers)
-    together = {name: weight for part in weights.values() for name, weight in part.items()}
     size = batch_size or contrast
     contrasted = Contrast(model, processor, set(weights), size, processes)
-    mean, total = GradientMean(together), 0
+    means, total = {tower: GradientMean(own) for tower, own in weights.items()}, 0
 
     def own() -> Iterator[Pairs]:
         nonlocal total
@@ -181,11 +180,11 @@ def compute_retain_gradients(
                 yield group
 
     def add(terms: Iterator[Term]) -> None:
-        for term, factor in terms:
-            mean.add(term, factor)
+        for tower, term, factor in terms:
+            means[tower].add(term, factor)
             del term  # float16 keeps its graph
 
-    with requires_grad_only(model, together):
+    with requires_grad_only(model, {name: weight for own in weights.values() for name, weight in own.items()}):
         if contrast <= size:  # each group is a batch, and the next one is read meanwhile
             for group, batch in prepared(model, processor, own()):
                 add(contrasted.whole(group, batch))
@@ -195,4 +194,4 @@ def compute_retain_gradients(
         add(contrasted.rest())
     if isinstance(pairs, PairStream):
         pairs.check_same(processes)
-    return mean.over(processes, total)
+    return {name: gradient for mean in means.values() for name, gradient in mean.over(processes, total).items()}

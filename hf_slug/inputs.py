@@ -2,7 +2,7 @@
 """From pairs and prompts to what the towers read, batch by batch, and to embeddings."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -168,11 +168,13 @@ class CaptionEmbedder:
         self.model, self.processor, self.most = model, processor, most
         self.known: dict[str, torch.Tensor] = {}
 
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Returns (n, d), unnormalised, in the model's dtype."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+    def __call__(self, texts: Sequence[str], run: Callable[[list[str]], torch.Tensor] | None = None) -> torch.Tensor:
+        """Returns (n, d), unnormalised, in the model's dtype, detached; `run` embeds those not met, for who has more to do with them."""
+        unique = list(dict.fromkeys(texts))
+        new = [text for text in unique if text not in self.known]
         if len(self.known) + len(new) > self.most:
-            self.known, new = {}, list(dict.fromkeys(texts))
+            self.known, new = {}, unique
         if new:
-            self.known |= zip(new, embed_texts(self.model, self.processor, new), strict=True)
+            found = embed_texts(self.model, self.processor, new) if run is None else run(new)
+            self.known |= zip(new, found.detach(), strict=True)
         return torch.stack([self.known[text] for text in texts])

@@ -133,7 +133,9 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
         report (`dict`): A run's report. TA is drawn where it was measured (`trajectory="all"` measures it everywhere).
 
     Returns:
-        `matplotlib.figure.Figure`: Left FA, right TA, on validation data; the chosen layer is thick, its step a star.
+        `matplotlib.figure.Figure`:
+            Left FA, right TA, on validation data; the chosen layer is thick, its step a star. Steps that were looked at no further once it was
+            certain that they don't forget are hollow: their FA is of the images seen up to then.
     """
     figure, axes = new_figure(11, 4.6, 2)
     metric = report["target"]["metric"]
@@ -146,10 +148,21 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
             rows = [t for t in report["search"] if t["layer"] == name and t.get(key) is not None]
             rows.sort(key=lambda t: t["step_size"])
             best = name == chosen["layer"]
+            own = _CHOSEN if best else color
+            early = [t for t in rows if "n" in t]
+            axis.plot(
+                [t["step_size"] for t in early],
+                [t[key] for t in early],
+                "o",
+                ms=3.5,
+                color=own,
+                mfc="white",
+                zorder=4.5,
+            )
             axis.plot(
                 [t["step_size"] for t in rows],
                 [t[key] for t in rows],
-                color=_CHOSEN if best else color,
+                color=own,
                 marker="o",
                 ms=3.5,
                 lw=2.6 if best else 1.2,
@@ -169,6 +182,8 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
                 )
         axis.set(xscale="log", ylim=(-0.04, 1.04), xlabel="step size λ", title=title)
         axis.grid(True, alpha=0.25)
+    if any("n" in trial for trial in report["search"]):
+        axes[0].plot([], [], "o", ms=3.5, color=_REST, mfc="white", label="of part of the images")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(f"Search for forgetting {report['concept']!r} (validation set)")

@@ -71,12 +71,16 @@ def test_blocks_that_are_checkpointed_are_left_alone(tiny):
     assert tokens[0] > 1
 
 
-def test_offloaded_weights_are_brought_as_ever():
+def test_offloaded_weights_are_brought_and_taken_as_ever():
     model, plain = make_clip(), make_clip()
     cpu_offload(model, torch.device("cpu"))
-    assert model.vision_model.encoder.layers[-1].layer_norm1.weight.is_meta
+    block = model.vision_model.encoder.layers[-1]
+    forwards = {name: part.__dict__.get("forward") for name, part in model.named_modules()}
+    assert block.layer_norm1.weight.is_meta and forwards["vision_model.encoder.layers.2.layer_norm1"] is not None
     with torch.no_grad():
         assert torch.equal(embed(model, "vision", BATCH), embed(plain, "vision", BATCH))
+    assert {name: part.__dict__.get("forward") for name, part in model.named_modules()} == forwards
+    assert all(parameter.is_meta for parameter in block.parameters())
 
 
 def test_all_is_as_before_after_an_error(tiny):

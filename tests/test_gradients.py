@@ -2,12 +2,14 @@
 """The gradients against slow, plain, float64 references that share no code with them."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from conftest import NAMES, assert_same, make_clip, noise_pairs, snapshot
 
-from hf_slug import contrast
+from hf_slug import contrast, gradients
+from hf_slug.data import load_pairs
 from hf_slug.errors import GradientError
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
 from hf_slug.towers import GRANULARITIES, candidate_layers, layer_weights
@@ -119,10 +121,45 @@ def test_a_caption_of_many_groups_is_run_once_however_many_are_held(tiny, proces
     got = compute_retain_gradients(tiny, processor, candidate_layers(tiny, tower), pairs, 4)
     assert_close(got, expected, 1e-4)
     assert max(run) <= 4  # no more in a graph than images
-    if most == 5:
-        assert sum(run) == len(set(pairs.texts))
+    if most == 5:  # alone, where it is met first, and once for all other groups
+        assert sum(run) <= len(set(pairs.texts)) * (2 if tower == "text" else 1)
     else:
         assert sum(run) > len(set(pairs.texts))
+
+
+@pytest.mark.parametrize("most", [3, 5, 1024])
+def test_captions_that_all_differ_are_run_once_where_nothing_else_is_in_a_graph(tiny, processor, monkeypatch, most):
+    rows = [{"image": pair.image, "text": f"{i} {pair.text}"} for i, pair in enumerate(noise_pairs(18))]
+    pairs, run = load_pairs([*rows, *rows[:3]]), []
+    expected = plain_retain(tiny, processor, pairs, 4)
+    monkeypatch.setattr(contrast, "CaptionEmbedder", partial(contrast.CaptionEmbedder, most=most))
+
+    def note(module, args, kwargs):
+        run.append((torch.is_grad_enabled(), len((args or tuple(kwargs.values()))[0])))
+
+    tiny.text_model.register_forward_pre_hook(note, with_kwargs=True)
+    got = compute_retain_gradients(tiny, processor, candidate_layers(tiny, "text"), pairs, 4)
+    assert_close(got, expected, 1e-4)
+    assert all(graph for graph, _ in run) and sum(count for _, count in run) == 21
+
+
+def test_each_tower_has_a_scale_of_its_own_in_float16(processor, monkeypatch):
+    half = make_clip(dtype=torch.float16)
+    with torch.no_grad():
+        half.text_model.final_layer_norm.weight.mul_(100)  # what the projection reads is its gradient: that overflows
+    kept = []
+    plain = gradients.GradientMean
+
+    def keep(weights):
+        kept.append(plain(weights))
+        return kept[-1]
+
+    monkeypatch.setattr(gradients, "GradientMean", keep)
+    pairs, layers = noise_pairs(12), candidate_layers(half)
+    got = compute_retain_gradients(half, processor, layers, pairs, 4)
+    scales = {next(iter(mean.weights)).split("_")[0]: mean.scale for mean in kept}
+    assert scales["text"] < scales["vision"] == 2.0**12
+    assert_close(got, plain_retain(half, processor, pairs, 4), 0.05)
 
 
 def test_a_caption_that_is_everywhere_does_not_overflow_float16(processor, monkeypatch):

@@ -117,6 +117,21 @@ def test_the_trajectory_shows_every_trial():
     assert not overlaps(figure)
 
 
+def test_the_trajectory_tells_steps_that_were_not_looked_at_to_the_end():
+    report = make_report()
+    assert "of part of the images" not in [text.get_text() for text in plot_trajectory(report).legends[0].get_texts()]
+    early = report["search"][1::8]
+    for trial in early:
+        trial["n"] = 16
+    figure = plot_trajectory(report)
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in hollow] == [[trial["step_size"]] for trial in early]
+    full = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    assert all(one.get_zorder() > other.get_zorder() for one in hollow for other in full)
+    assert "of part of the images" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert not overlaps(figure)
+
+
 def test_the_similarity_matrices_share_a_scale_and_show_their_numbers():
     report = make_report()
     figure = plot_similarity(report)

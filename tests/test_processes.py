@@ -40,6 +40,11 @@ def test_two_processes_find_what_one_does(processor, tmp_path):
         assert one[key].keys() == two[key].keys() and one[key]
         for name, expected in one[key].items():
             assert (two[key][name] - expected).norm() <= 1e-5 * expected.norm(), (key, name)
+    in_vain, shared = (run.pop("search in vain") for run in (one, two))
+    assert len(in_vain) > 4 and in_vain[-1] is False and in_vain[-2:] == shared[-2:]
+    for row, other in zip(in_vain[:-2], shared[:-2], strict=True):
+        assert row[:1] == other[:1] and other[1] == pytest.approx(row[1]) and other[2] == pytest.approx(row[2])
+        assert "n" not in row[2] and row[2]["fa1"] > 0
     searches = [key for key in one if key.startswith("search")]
     assert len(searches) == 4 and [one[key] for key in searches] == [two[key] for key in searches]
     assert [len({row[0] for row in one[key][:-2]}) for key in searches] == [3, 3, 2, 5]

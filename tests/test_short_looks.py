@@ -64,6 +64,9 @@ def test_where_no_step_forgets_all_of_them_are_completed(tiny, evaluator, layers
     some = search(tiny, layers, directions, evaluator, **arguments)
     every = search(tiny, layers, directions, evaluator, trajectory="all", **arguments)
     assert not some.succeeded and not short(some) and decisions(some) == decisions(every)
+    for trial, whole in zip(some.trials, every.trials, strict=True):
+        for key in ("fa1", "fa5", "risk", "risk_n"):
+            assert trial.metrics[key] == pytest.approx(whole.metrics[key]), key
 
 
 def test_a_layer_that_does_not_forget_beside_others_is_left_at_that(tiny, evaluator, layers, directions, monkeypatch):
@@ -85,15 +88,21 @@ def test_a_layer_that_does_not_forget_beside_others_is_left_at_that(tiny, evalua
     assert all("ta" not in trial.metrics for trial in own) and "ta" in found.chosen.metrics
 
 
-def test_what_was_recorded_of_the_concept_is_not_embedded_again(tiny, evaluator, layers):
-    prepared, text = evaluator.prepare(tiny), candidate_layers(tiny, "text")[0]
+@pytest.mark.parametrize("more", [0, 7])
+def test_what_was_recorded_of_the_concept_is_not_embedded_again(tiny, evaluator, layers, more):
+    evaluator.seen = noise_pairs(7, seed=9, names=["three"])[:more]
+    text = candidate_layers(tiny, "text")[0]
+    weights = {name: weight.data for name, weight in layer_weights(tiny, text).items()}
+    expected = evaluator.prepare(tiny).probe(text)(weights)
+    assert expected["risk_n"] == IMAGES + more
+    prepared = evaluator.prepare(tiny)
     prepared.expect([layers[0]])
     prepared.probe(layers[0])
-    passes = []
-    tiny.vision_model.register_forward_hook(lambda *_: passes.append(1))
-    found = prepared.probe(text)({name: weight.data for name, weight in layer_weights(tiny, text).items()})
-    assert not passes
-    assert found["fa1"] == evaluator(tiny)["fa1"]
+    run = []
+    tiny.vision_model.register_forward_hook(lambda _, __, output: run.append(len(output.pooler_output)))
+    found = prepared.probe(text)(weights)
+    assert sum(run) == more
+    assert found == pytest.approx(expected) and found["fa1"] == evaluator(tiny)["fa1"]
 
 
 def test_the_part_that_told_is_asked_first(tiny, evaluator, layers, directions, monkeypatch):

@@ -197,9 +197,10 @@ def test_the_floor_of_a_search_is_counted_from_above_the_layer():
     layers = {layer.name: layer for layer in candidate_layers(speed_setup.load("tiny")[0])}
     first, last = (layers[f"vision_model.encoder.layers.{i}.mlp.fc1"] for i in (0, 2))
     nothing, top, low, twice, short = (
-        speed_floor.search_flops("tiny", tried, parts, every)
+        speed_floor.search_flops("tiny", tried, {layer for layer, _ in tried}, parts, every)
         for tried in ([], [(last, None)], [(first, None)], [(first, None)] * 2, [(first, None), (first, 1)])
     )
+    unkept = speed_floor.search_flops("tiny", [(last, None), (first, None)], {last}, parts, every)
     n_forget, n_retain = len(parts["validation_forget"]), len(parts["validation_retain"])
     # an image has 2 x 2 patches and a class token; a block's matrices are as large as 12 of these
     tokens, matrix, projection = 5, 2 * 64 * 64, 2 * 64 * 32
@@ -210,3 +211,4 @@ def test_the_floor_of_a_search_is_counted_from_above_the_layer():
     assert top - nothing == pytest.approx(above_last * (n_forget + n_retain))
     assert twice - low == pytest.approx(above_first * n_forget)
     assert short - low == pytest.approx(above_first)
+    assert unkept - top == pytest.approx(above_first * n_forget)

@@ -1,0 +1,74 @@
+# Copyright 2026 The hf_slug authors. Licensed under the Apache License, Version 2.0.
+"""Compiled code takes no notice of hooks: towers that were compiled, and have run, are unlearned in as they are written."""
+
+import pytest
+import torch
+from conftest import NAMES, make_clip, noise_pairs
+from tiny_hosts import PIPELINES
+
+from hf_slug import unlearn
+from hf_slug.encoders import find_encoders
+from hf_slug.objectives import DenoisingObjective
+from hf_slug.towers import candidate_layers
+
+
+def wrap(owner, name):
+    """As users do: what is compiled is put in its place."""
+    setattr(owner, name, torch.compile(getattr(owner, name), backend="eager"))
+
+
+def in_place(owner, name):
+    getattr(owner, name).compile(backend="eager")
+
+
+@pytest.fixture
+def graphs():
+    """A function that counts what dynamo has compiled so far."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("how", [wrap, in_place])
+def test_a_model_with_compiled_towers_is_unlearned_in_as_any_other(processor, graphs, how):
+    sets = noise_pairs(30, names=["three"]), noise_pairs(60, seed=2)
+    settings = {"concept": "three", "names": NAMES, "template": "{}", "steps": 3, "batch_size": 8}
+    expected = unlearn(make_clip(), processor, *sets, **settings)
+    model = make_clip()
+    for tower in ("vision_model", "text_model"):
+        how(model, tower)
+    pixels = torch.zeros(2, 3, 32, 32)
+    tokens = processor.tokenizer(["a three", "one"], padding=True, return_tensors="pt")
+    for _ in range(2):
+        with torch.no_grad():
+            model(pixel_values=pixels, **tokens)
+    compiled = graphs()
+    assert compiled > 0
+    got = unlearn(model, processor, *sets, **settings)
+    assert graphs() == compiled
+    for key in ("layers", "search", "chosen", "metrics"):
+        assert got.report[key] == expected.report[key], key
+    assert got.patch.deltas.keys() == expected.patch.deltas.keys()
+    assert all(torch.equal(got.patch.deltas[name], delta) for name, delta in expected.patch.deltas.items())
+
+
+@pytest.mark.parametrize("how", [wrap, in_place])
+def test_what_a_compiled_encoder_of_a_pipeline_reads_is_recorded(graphs, how):
+    forget, retain = noise_pairs(2, names=["three"]), noise_pairs(7, seed=1)
+
+    def moments(pipe):
+        (encoder,) = find_encoders(pipe)
+        layers = [layer for layer in candidate_layers(encoder.module, "text") if layer.block == 0]
+        return DenoisingObjective(pipe, encoder, forget, retain).input_moments(layers)
+
+    expected = moments(PIPELINES["sd1"]())
+    pipe = PIPELINES["sd1"]()
+    how(pipe, "text_encoder")
+    for _ in range(2):
+        pipe.encode_prompt("a three", "cpu", 1, False)
+    compiled = graphs()
+    assert compiled > 0
+    got = moments(pipe)
+    assert graphs() == compiled and got.keys() == expected.keys()
+    assert all(torch.equal(got[name], moment) for name, moment in expected.items())
