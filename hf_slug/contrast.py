@@ -26,7 +26,8 @@ class Contrast:
     to that of the loss times the number of pairs.
 
     A caption met in many groups, each no more than a batch, is not differentiated in each: by the chain rule what matters is `Σ ∂L/∂t` over
-    all of them, so that is summed up, and `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many).
+    all of them, so that is summed up, and `⟨Σ ∂L/∂t, t⟩` differentiated at the end (or whenever there are many). Where the text tower is
+    differentiated alone, a caption is where it is met first, and if it is met again once more: most captions are met once.
 
     Args:
         model (`CLIPModel`): The model.
@@ -47,8 +48,9 @@ class Contrast:
 
     def whole(self, pairs: Pairs, images: dict[str, torch.Tensor]) -> Iterator[Term]:
         """
-        Yields the terms of pairs that are no more than a batch: of the vision tower, with the captions' embeddings held fixed; of the text tower
-        what is due of all groups up to now (`rest` yields the others). `images` are theirs, preprocessed.
+        Yields the terms of pairs that are no more than a batch: of the vision tower, with the captions' embeddings held fixed; of the text tower,
+        alone, captions that were not met before, and what else is due of all groups up to now (`rest` yields the others). `images` are theirs,
+        preprocessed.
         """
         with torch.set_grad_enabled("vision" in self.towers):
             seen = embed(self.model, "vision", images)
@@ -75,7 +77,9 @@ class Contrast:
                 yield _pulled(found, [pulls.pop(text) for text in new])
                 del found  # float16 keeps its graph
             for text, pull in pulls.items():
-                self._pulls[text] = self._pulls[text] + pull if text in self._pulls else pull
+                self._pulls[text] = (
+                    self._pulls.get(text, 0) + pull
+                )  # a row of its own: `pull` holds on to all of a group
             if len(self._pulls) > _MOST_TEXTS:
                 yield from self.rest()
 
@@ -123,6 +127,7 @@ class Contrast:
             for start, batch in batches[tower]():
                 found = embed(self.model, tower, batch)
                 yield tower, (found.to(gradient.dtype) * gradient[start : start + len(found)]).sum(), len(pairs)
+                del found
 
     def _images(self, pairs: Pairs) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         return image_batches(self.model, self.processor, pairs, self.batch_size, processes=self.processes)

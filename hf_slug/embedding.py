@@ -41,7 +41,10 @@ def embed(model: nn.Module, tower: Tower, batch: dict[str, torch.Tensor], every_
 
 
 def as_written() -> AbstractContextManager[Any]:
-    """Runs modules that were compiled as they are written: compiled code takes no notice of later hooks, and is made anew for every forward."""
+    """
+    Runs modules that were compiled as they are written: compiled code takes no notice of later hooks, and is made anew for every forward. In
+    all threads, as torch has it: open it in one at a time.
+    """
     # importing what compiles takes seconds; where nobody has, nothing is compiled
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 

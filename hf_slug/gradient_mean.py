@@ -55,7 +55,7 @@ class GradientMean:
             try:
                 torch.autograd.grad(
                     loss * self.scale, list(self.weights.values()), retain_graph=self.scale > 1, allow_unused=True
-                )  # of what is unused, the other tower, no hook is called
+                )  # of what is unused, as blocks that a host does not read, no hook is called
             finally:
                 for hook in hooks:
                     hook.remove()

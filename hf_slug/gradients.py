@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from .arithmetic import accumulation_dtype
 from .contrast import Contrast, Term
 from .data import Pairs
-from .embedding import embed
+from .embedding import as_written, embed
 from .gradient_mean import GradientMean, Gradients
 from .inputs import embed_texts, group_batches, image_batches, prepared, text_batch, unique_texts
 from .losses import forget_loss, normalize
@@ -45,7 +45,8 @@ def requires_grad_only(model: torch.nn.Module, weights: Mapping[str, torch.nn.Pa
         model.requires_grad_(False)
         for weight in weights.values():
             weight.requires_grad_(True)
-        with eval_mode(model):
+        # what is compiled would be again for weights with a gradient, and torch gives it no second pass, which float16 may take
+        with eval_mode(model), as_written():
             for module in model.modules():
                 module.training = bool(getattr(module, "gradient_checkpointing", False))
             yield
@@ -127,6 +128,7 @@ def compute_forget_gradients(
             for _, start in processes.mine(range(0, len(texts), batch_size)):
                 said = normalize(embed(model, "text", text_batch(model, processor, texts[start : start + batch_size])))
                 mean.add(-(said * pull[start : start + batch_size]).sum(), 1.0)
+                del said
         result |= mean.over(processes)
     return result
 

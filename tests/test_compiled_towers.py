@@ -12,13 +12,13 @@ from hf_slug.objectives import DenoisingObjective
 from hf_slug.towers import candidate_layers
 
 
-def wrap(owner, name):
+def wrap(owner, name, backend="eager"):
     """As users do: what is compiled is put in its place."""
-    setattr(owner, name, torch.compile(getattr(owner, name), backend="eager"))
+    setattr(owner, name, torch.compile(getattr(owner, name), backend=backend))
 
 
-def in_place(owner, name):
-    getattr(owner, name).compile(backend="eager")
+def in_place(owner, name, backend="eager"):
+    getattr(owner, name).compile(backend=backend)
 
 
 @pytest.fixture
@@ -47,10 +47,31 @@ def test_a_model_with_compiled_towers_is_unlearned_in_as_any_other(processor, gr
     assert compiled > 0
     got = unlearn(model, processor, *sets, **settings)
     assert graphs() == compiled
+    with torch.no_grad():
+        model(pixel_values=torch.zeros(3, 3, 32, 32), **tokens)
+    assert graphs() > compiled  # from then on what is compiled is again
     for key in ("layers", "search", "chosen", "metrics"):
         assert got.report[key] == expected.report[key], key
     assert got.patch.deltas.keys() == expected.patch.deltas.keys()
     assert all(torch.equal(got.patch.deltas[name], delta) for name, delta in expected.patch.deltas.items())
+
+
+@pytest.mark.parametrize("how", [wrap, in_place])
+def test_a_compiled_pipeline_in_float16_is_differentiated_as_any_other(graphs, how):
+    forget, retain = noise_pairs(2, names=["three"]), noise_pairs(3, seed=1)
+
+    def gradients(pipe):
+        (encoder,) = find_encoders(pipe)
+        layers = [layer for layer in candidate_layers(encoder.module, "text") if layer.block == 0]
+        return DenoisingObjective(pipe, encoder, forget, retain).forget_gradients(layers)
+
+    expected = gradients(PIPELINES["sd1"]().to(torch.float16))
+    pipe = PIPELINES["sd1"]().to(torch.float16)
+    for part in ("unet", "text_encoder"):
+        how(pipe, part, "aot_eager")
+    got = gradients(pipe)
+    assert graphs() == 0
+    assert all(torch.equal(got[name], gradient) and gradient.any() for name, gradient in expected.items())
 
 
 @pytest.mark.parametrize("how", [wrap, in_place])

@@ -149,7 +149,7 @@ def test_every_goal_is_said_beside_what_was_found():
         ("a further concept, the text tower, gradient", "1.35", "**no**"),
         ("a further concept, the text tower, gradient", "1.50", "yes"),
         ("seconds by pairs to forget", "1.100", "**no**"),
-        ("a stream of 1,000 to 16,000 pairs", "+14.9%", "**no**"),
+        ("a stream (tiny model) of 1,000 to 16,000 pairs", "+14.9%", "**no**"),
         ("two processes, a core each", "1.60", "yes"),
         ("two processes, a core each", "9.0e-06", "yes"),
     ]

@@ -58,11 +58,14 @@ class AnswerObjective(HostObjective):
         starts = [start for _, start in self.processes.mine(range(0, len(pairs), self.batch_size))]
         for start in logging.tqdm(starts, desc=description, leave=False, disable=len(starts) < 3):
             batch = pairs[start : start + self.batch_size]
-            inputs, labels = self._inputs(batch, start)
-            logits = self.model(**inputs).logits[:, :-1].float()
-            losses = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
-            counts = (labels[:, 1:] != IGNORED).sum(1).clamp_min(1)
-            yield (losses.sum(1) / counts).mean(), len(batch) / len(pairs)
+            yield self._loss(batch, start), len(batch) / len(pairs)
+
+    def _loss(self, batch: Pairs, first: int) -> torch.Tensor:
+        inputs, labels = self._inputs(batch, first)
+        logits = self.model(**inputs).logits[:, :-1].float()
+        losses = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
+        counts = (labels[:, 1:] != IGNORED).sum(1).clamp_min(1)
+        return (losses.sum(1) / counts).mean()
 
     def encode(self, pairs: Pairs) -> None:
         """Runs the vision tower on every image."""

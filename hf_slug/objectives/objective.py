@@ -84,6 +84,7 @@ class HostObjective(ABC):
         with requires_grad_only(self.parts, weights):
             for loss, share in self.losses(pairs, description):
                 mean.add(loss, share)
+                del loss  # float16 keeps its graph
         return mean.over(self.processes)
 
 
