@@ -77,9 +77,8 @@ class Contrast:
                 yield _pulled(found, [pulls.pop(text) for text in new])
                 del found  # float16 keeps its graph
             for text, pull in pulls.items():
-                self._pulls[text] = (
-                    self._pulls.get(text, 0) + pull
-                )  # a row of its own: `pull` holds on to all of a group
+                # a row of its own from the first on: `pull` holds on to all of a group
+                self._pulls[text] = self._pulls.get(text, 0) + pull
             if len(self._pulls) > _MOST_TEXTS:
                 yield from self.rest()
 

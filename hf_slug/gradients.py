@@ -170,7 +170,7 @@ def compute_retain_gradients(
     weights = _weights_by_tower(model, layers)
     size = batch_size or contrast
     contrasted = Contrast(model, processor, set(weights), size, processes)
-    means, total = {tower: GradientMean(own) for tower, own in weights.items()}, 0
+    means, total = {tower: GradientMean(part) for tower, part in weights.items()}, 0
 
     def own() -> Iterator[Pairs]:
         nonlocal total
@@ -186,7 +186,7 @@ def compute_retain_gradients(
             means[tower].add(term, factor)
             del term  # float16 keeps its graph
 
-    with requires_grad_only(model, {name: weight for own in weights.values() for name, weight in own.items()}):
+    with requires_grad_only(model, {name: weight for part in weights.values() for name, weight in part.items()}):
         if contrast <= size:  # each group is a batch, and the next one is read meanwhile
             for group, batch in prepared(model, processor, own()):
                 add(contrasted.whole(group, batch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,38 +149,12 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
             rows = [t for t in report["search"] if t["layer"] == name and t.get(key) is not None]
             rows.sort(key=lambda t: t["step_size"])
             best = name == chosen["layer"]
-            own = _CHOSEN if best else color
-            early = [t for t in rows if "n" in t]
-            axis.plot(
-                [t["step_size"] for t in early],
-                [t[key] for t in early],
-                "o",
-                ms=3.5,
-                color=own,
-                mfc="white",
-                zorder=4.5,
-            )
-            axis.plot(
-                [t["step_size"] for t in rows],
-                [t[key] for t in rows],
-                color=own,
-                marker="o",
-                ms=3.5,
-                lw=2.6 if best else 1.2,
-                zorder=4 if best else 2,
-                label=short_name(name),
-            )
+            draw = partial(_plot_trials, axis, key, color=_CHOSEN if best else color)
+            draw([t for t in rows if "n" in t], "o", ms=3.5, mfc="white", zorder=4.5)
+            draw(rows, marker="o", ms=3.5, lw=2.6 if best else 1.2, zorder=4 if best else 2, label=short_name(name))
             if best:
                 at = [t for t in rows if t["step_size"] == chosen["step_size"]]
-                axis.plot(
-                    [t["step_size"] for t in at],
-                    [t[key] for t in at],
-                    "*",
-                    ms=15,
-                    color=_CHOSEN,
-                    mec="white",
-                    zorder=5,
-                )
+                draw(at, "*", ms=15, mec="white", zorder=5)
         axis.set(xscale="log", ylim=(-0.04, 1.04), xlabel="step size λ", title=title)
         axis.grid(True, alpha=0.25)
     if any("n" in trial for trial in report["search"]):
@@ -188,6 +163,10 @@ def plot_trajectory(report: dict[str, Any]) -> Figure:
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(f"Search for forgetting {report['concept']!r} (validation set)")
     return figure
+
+
+def _plot_trials(axis: Axes, key: str, trials: Sequence[dict[str, Any]], *form: str, **style: Any) -> None:
+    axis.plot([trial["step_size"] for trial in trials], [trial[key] for trial in trials], *form, **style)
 
 
 def plot_similarity(report: dict[str, Any]) -> Figure:

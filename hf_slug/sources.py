@@ -16,6 +16,7 @@ from .readers import IMAGES, TABLES, expand_braces, guarded, is_tar, read_table,
 
 
 PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz"}
+_TABLES = ("metadata.jsonl", "metadata.csv")
 READABLE = (
     "a folder of images with metadata.jsonl or metadata.csv, a .parquet, .jsonl, .json, .csv, .tsv or .tar file, a "
     "folder of parquet files or tar shards, or the Hub id of a dataset (user/name)"
@@ -111,14 +112,17 @@ def _open_folder(folder: Path, columns: Columns, split: str) -> Opened:
 
         opened = open_source(datasets.load_from_disk(str(folder)), columns, split=split)
         return Opened(opened.rows, source, opened.total)
-    if any(file.suffix == ".parquet" for file in _files(folder)):
+    # what may tell how the folder is to be read, in one walk; images are looked for where nothing else does
+    telling = [file for file in _files(folder) if file.suffix == ".parquet" or file.name in _TABLES or is_tar(file)]
+    if any(file.suffix == ".parquet" for file in telling):
         # As `datasets` reads a clone of a Hub repo, with its rules of what belongs to which split.
         return _open_dataset(_load(str(folder), str(folder), split), columns, f"{source} ({split})")
     if (folder / split).is_dir():
         folder, source = folder / split, f"folder {folder / split}"
-    if tables := sorted(file for file in _files(folder) if file.name in ("metadata.jsonl", "metadata.csv")):
+        telling = [file for file in telling if file.is_relative_to(folder)]
+    if tables := sorted(file for file in telling if file.name in _TABLES):
         return _open_tables(tables, columns, source)
-    if shards := sorted(file for file in _files(folder) if is_tar(file)):
+    if shards := sorted(file for file in telling if is_tar(file)):
         return _open_tars(shards, columns, f"{source} ({len(shards)} shards)")
     if images := sorted(file for file in _files(folder) if file.suffix.lower() in IMAGES):
         # Without texts, the folders are the classes: `text_column="label"` reads them, anything else is told so.

@@ -2,7 +2,8 @@
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from hf_slug import zoo
 from hf_slug.data import Pairs, load_pairs
+from hf_slug.evaluation import PreparedZeroShot
+from hf_slug.towers import Layer
 
 
 torch.set_num_threads(1)
@@ -99,6 +102,21 @@ def assert_same(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> None
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+@contextmanager
+def completed_looks() -> Iterator[list[Layer]]:
+    """Notes the layers that a search looks at again in full."""
+    completed: list[Layer] = []
+    plain = PreparedZeroShot.probe
+
+    def note(self: PreparedZeroShot, layer: Layer, whole: bool = False) -> Any:
+        completed.extend([layer] if whole else [])
+        return plain(self, layer, whole)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PreparedZeroShot, "probe", note)
+        yield completed
+
+
 # of the tests of the tuner
 
 
@@ -129,6 +147,15 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     yield
     assert not list((tmp_path / "cache").rglob("*.arrow")), "a local source was copied to the cache"
+
+
+@pytest.fixture
+def graphs():
+    """A function that counts what dynamo has compiled so far."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

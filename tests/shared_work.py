@@ -12,20 +12,20 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import NAMES, noise_pairs
+from conftest import NAMES, completed_looks, noise_pairs
 from test_search import search_behaviour
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_slug import unlearn, zoo
 from hf_slug.direction import compute_input_moments
 from hf_slug.encoders import find_encoders
-from hf_slug.evaluation import PreparedZeroShot, ZeroShotEvaluator
+from hf_slug.evaluation import ZeroShotEvaluator
 from hf_slug.gradients import compute_forget_gradients, compute_retain_gradients
 from hf_slug.objectives import AnswerObjective, DenoisingObjective
 from hf_slug.processes import Processes, launched
 from hf_slug.search import search
 from hf_slug.streams import PairStream
-from hf_slug.towers import Layer, candidate_layers
+from hf_slug.towers import candidate_layers
 
 
 def main(folder: str, output: str) -> None:
@@ -80,16 +80,8 @@ def main(folder: str, output: str) -> None:
     layers = candidate_layers(model, "vision")[::5]
     directions = compute_forget_gradients(model, processor, layers, concept, [evaluator.prompts[evaluator.concept]])
     # no step is large enough: looks that stopped early are completed, each where its layer was looked at
-    completed = []
-    plain = PreparedZeroShot.probe
-
-    def note(self: PreparedZeroShot, layer: Layer, whole: bool = False) -> object:
-        completed.extend([layer] if whole else [])
-        return plain(self, layer, whole)
-
-    PreparedZeroShot.probe = note  # type: ignore[method-assign,assignment]
-    searched = search(model, layers, directions, evaluator, steps=1, risk=1.0, processes=processes)
-    PreparedZeroShot.probe = plain  # type: ignore[method-assign]
+    with completed_looks() as completed:
+        searched = search(model, layers, directions, evaluator, steps=1, risk=1.0, processes=processes)
     found["completed"] = len(completed)
     tried = [[trial.layer.name, trial.step_size, trial.metrics] for trial in searched.trials]
     found["search in vain"] = [*tried, searched.chosen.layer.name, searched.succeeded]

@@ -19,15 +19,6 @@ def compile_in_place(host, component, backend):
     return host
 
 
-@pytest.fixture
-def graphs():
-    """A function that counts what dynamo has compiled so far."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
-
-
 STEPS = {
     "load": lambda host, one, two: host.load_unlearning(one, "one"),
     "load another": lambda host, one, two: host.load_unlearning(two, "two", 0.5),

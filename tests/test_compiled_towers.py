@@ -21,15 +21,6 @@ def in_place(owner, name, backend="eager"):
     getattr(owner, name).compile(backend=backend)
 
 
-@pytest.fixture
-def graphs():
-    """A function that counts what dynamo has compiled so far."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("how", [wrap, in_place])
 def test_a_model_with_compiled_towers_is_unlearned_in_as_any_other(processor, graphs, how):
     sets = noise_pairs(30, names=["three"]), noise_pairs(60, seed=2)
@@ -56,14 +47,18 @@ def test_a_model_with_compiled_towers_is_unlearned_in_as_any_other(processor, gr
     assert all(torch.equal(got.patch.deltas[name], delta) for name, delta in expected.patch.deltas.items())
 
 
+def objective_of(pipe):
+    """The loss of a pipeline, and some layers to differentiate it by."""
+    (encoder,) = find_encoders(pipe)
+    layers = [layer for layer in candidate_layers(encoder.module, "text") if layer.block == 0]
+    return DenoisingObjective(pipe, encoder, noise_pairs(2, names=["three"]), noise_pairs(7, seed=1)), layers
+
+
 @pytest.mark.parametrize("how", [wrap, in_place])
 def test_a_compiled_pipeline_in_float16_is_differentiated_as_any_other(graphs, how):
-    forget, retain = noise_pairs(2, names=["three"]), noise_pairs(3, seed=1)
-
     def gradients(pipe):
-        (encoder,) = find_encoders(pipe)
-        layers = [layer for layer in candidate_layers(encoder.module, "text") if layer.block == 0]
-        return DenoisingObjective(pipe, encoder, forget, retain).forget_gradients(layers)
+        objective, layers = objective_of(pipe)
+        return objective.forget_gradients(layers)
 
     expected = gradients(PIPELINES["sd1"]().to(torch.float16))
     pipe = PIPELINES["sd1"]().to(torch.float16)
@@ -76,12 +71,9 @@ def test_a_compiled_pipeline_in_float16_is_differentiated_as_any_other(graphs, h
 
 @pytest.mark.parametrize("how", [wrap, in_place])
 def test_what_a_compiled_encoder_of_a_pipeline_reads_is_recorded(graphs, how):
-    forget, retain = noise_pairs(2, names=["three"]), noise_pairs(7, seed=1)
-
     def moments(pipe):
-        (encoder,) = find_encoders(pipe)
-        layers = [layer for layer in candidate_layers(encoder.module, "text") if layer.block == 0]
-        return DenoisingObjective(pipe, encoder, forget, retain).input_moments(layers)
+        objective, layers = objective_of(pipe)
+        return objective.input_moments(layers)
 
     expected = moments(PIPELINES["sd1"]())
     pipe = PIPELINES["sd1"]()

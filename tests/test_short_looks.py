@@ -2,7 +2,7 @@
 """A step of the vision tower is looked at no further once it is certain that it does not forget: that decides nothing otherwise."""
 
 import pytest
-from conftest import NAMES, noise_pairs
+from conftest import NAMES, completed_looks, noise_pairs
 
 from hf_slug.evaluation import PreparedZeroShot, ZeroShotEvaluator
 from hf_slug.gradients import compute_forget_gradients
@@ -59,16 +59,10 @@ def test_it_decides_as_if_all_had_been_looked_at(tiny, evaluator, layers, direct
             assert trial.metrics["fa1"] * trial.metrics["n"] > target * IMAGES and not trial.forgotten
 
 
-def test_where_no_step_forgets_all_of_them_are_completed(tiny, evaluator, layers, directions, monkeypatch):
-    arguments, completed = {"steps": 1, "risk": 1.0}, []
-    plain = PreparedZeroShot.probe
-
-    def note(self, layer, whole=False):
-        completed.extend([layer] if whole else [])
-        return plain(self, layer, whole)
-
-    monkeypatch.setattr(PreparedZeroShot, "probe", note)
-    some = search(tiny, layers, directions, evaluator, **arguments)
+def test_where_no_step_forgets_all_of_them_are_completed(tiny, evaluator, layers, directions):
+    arguments = {"steps": 1, "risk": 1.0}
+    with completed_looks() as completed:
+        some = search(tiny, layers, directions, evaluator, **arguments)
     assert len(completed) > 1
     every = search(tiny, layers, directions, evaluator, trajectory="all", **arguments)
     assert not some.succeeded and not short(some) and decisions(some) == decisions(every)
